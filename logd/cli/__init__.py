@@ -1,0 +1,1 @@
+"""The commands `logd` and `logctl`."""

@@ -1,0 +1,1 @@
+"""The cluster's own state machine: command in, new state and effects out."""

@@ -1,0 +1,1 @@
+"""Consensus for one group: pure, deterministic, no input or output."""

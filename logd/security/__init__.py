@@ -1,0 +1,1 @@
+"""Identity, certificates and TLS."""

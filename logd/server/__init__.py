@@ -1,0 +1,1 @@
+"""The native door: the listener, its sessions and their handlers."""

@@ -1,0 +1,1 @@
+"""What a request means, whatever door it came through."""

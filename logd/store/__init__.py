@@ -1,0 +1,1 @@
+"""The node's disk: journal, segments, recovery. Synchronous; knows no event loop."""

@@ -1,0 +1,1 @@
+"""The protocol of logd and its client library."""
