@@ -92,7 +92,7 @@ class Result:
 
 def figure_text(figure: float) -> str:
     """A figure as people read it: no false digits, thousands apart."""
-    if figure == 0 or abs(figure) >= 1000:
+    if figure == 0 or abs(figure) >= 100:
         return f"{figure:,.0f}"
     return f"{figure:.3g}"
 

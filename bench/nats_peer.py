@@ -364,27 +364,32 @@ def build_chunk(plan: Plan, connection_number: int) -> bytes:
     return b"".join(pieces)
 
 
+# What says, in the bytes that come back, that something was refused or lost.
+REFUSALS = (b'"error"', b"-ERR", b'"type":"gap"')
+
+
 class AcknowledgementCounter:
     """Counts acknowledged messages in the bytes that come back, without parsing them.
 
-    Invariant: nothing is counted twice where a read cuts an acknowledgement in two: the carried tail is one byte
-    shorter than the mark.
+    Invariant: a mark that a read cuts in two is found once: the tail that is carried over is long enough for every
+    mark, and what was counted in it before is taken off again.
     """
 
     def __init__(self, plan: Plan) -> None:
         # An acknowledgement of one message says its sequence; one of a batch says, once, how many it stored.
         self._mark = b'"seq":' if plan.mode == "message" else b'"count":%d}' % plan.chunk_messages
         self._messages_each = 1 if plan.mode == "message" else plan.chunk_messages
+        self._tail_bytes = max(map(len, (self._mark, *REFUSALS))) - 1
         self._tail = b""
         self.messages = 0
 
     def feed(self, data: bytes) -> None:
         """Take what was received. Raises `BenchmarkError` with the server's words at the first refusal."""
         joined = self._tail + data
-        if b'"error"' in joined or b"-ERR" in joined or b'"type":"gap"' in joined:
+        if any(refusal in joined for refusal in REFUSALS):
             raise BenchmarkError(f"nats-server refused: {joined[:400].decode(errors='replace')}")
-        self.messages += joined.count(self._mark) * self._messages_each
-        self._tail = joined[-(len(self._mark) - 1) :]
+        self.messages += (joined.count(self._mark) - self._tail.count(self._mark)) * self._messages_each
+        self._tail = joined[-self._tail_bytes :]
 
 
 @dataclass(slots=True)
