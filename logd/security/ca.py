@@ -109,8 +109,11 @@ def issue(
     """Return a certificate for `identity`, valid for `LEAF_LIFETIME` from `now`, at most as long as the CA itself.
 
     A node's serves for accepting and connecting, and names `hosts` (DNS names, IP addresses; at most `HOSTS_MAX`); a
-    user's serves for connecting alone and names none. Raises `SecurityError` for a host that no certificate can name.
+    user's serves for connecting alone and names none. Raises `SecurityError` for a host that no certificate can name,
+    and if the CA itself has expired.
     """
+    if now >= authority.certificate.not_valid_after_utc:
+        raise SecurityError(f"the CA expired on {authority.certificate.not_valid_after_utc:%Y-%m-%d}; make a new one")
     if len(hosts) > HOSTS_MAX:
         raise SecurityError(f"{len(hosts)} hosts for one certificate; at most {HOSTS_MAX} are allowed")
     purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
