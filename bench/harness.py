@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -312,3 +312,20 @@ def answer(question: Question, *, ours: Side, peer: Side, options: Options) -> R
     print_result(result, our_figures, peer_figures)
     append_json(options.json_path, result)
     return result
+
+
+def run_script(
+    run: Callable[[Options], Result], description: str, arguments: Sequence[str] | None = None, *, seconds: float = 1.5
+) -> None:
+    """The `main` of a script that answers one question: options, the machine, the answer.
+
+    A question that cannot be answered ends the script with one line and exit code 1; a bar that is not met does not:
+    it is an answer.
+    """
+    options = parse_options(description, arguments, seconds=seconds)
+    try:
+        options = replace(options, data_directory=prepare_data_directory(options.data_directory))
+        print_machine(options.data_directory)
+        run(options)
+    except BenchmarkError as error:
+        sys.exit(f"no answer: {error}")

@@ -1,0 +1,43 @@
+"""How fast are small records produced in large batches: 1,000 of 100 B each, against NATS JetStream as it comes.
+
+`python -m bench.produce_small`
+"""
+
+from __future__ import annotations
+
+from bench.harness import Bar, Options, Question, Result, answer, run_script
+from bench.logd_node import BatchPlan, LogdNode, produce_raw
+from bench.nats_peer import NatsServer, Plan, Sync, publish_raw
+
+OURS = BatchPlan(records=1_000, payload_bytes=100, window_batches=8)
+# The fastest of the survey (`python -m bench.nats_peer`); fast ingest and more connections are within its noise.
+PEER = Plan(payload_bytes=100, mode="message", chunk_messages=1_000, window_messages=5_000)
+
+QUESTION = Question(
+    name="produce batches of 1,000 x 100 B",
+    unit="records/s",
+    peer_name="NATS JetStream, default sync, raw pipelined socket",
+    bar=Bar(">=", 4),
+    method=f"""
+        Ours: one mutual-TLS connection, batches encoded beforehand and framed in the measured time,
+        {OURS.window_batches} batches under way, acks=quorum, each acknowledged after an fsync.
+        Peer: one plain connection, byte strings built beforehand, {PEER.window_messages:,} messages under way, one
+        JetStream acknowledgement for each message; one file stream, no fsync before the acknowledgement.
+        Both: a new topic or stream for each run; all that was acknowledged is counted in the log afterwards.
+    """,
+)
+
+
+def run(options: Options) -> Result:
+    """Answer the question."""
+    with LogdNode(options.data_directory) as node, NatsServer(options.data_directory, Sync.DEFAULT) as server:
+        return answer(
+            QUESTION,
+            ours=lambda: produce_raw(node, OURS, options.seconds).rate,
+            peer=lambda: publish_raw(server, PEER, options.seconds).rate,
+            options=options,
+        )
+
+
+if __name__ == "__main__":
+    run_script(run, __doc__ or "")
