@@ -390,6 +390,8 @@ def test_an_unknown_flag_is_told_with_the_nearest_known_one() -> None:
         "LOGD_PORT",
         "LOGD_PORT_7421_TCP_ADDR",
         "LOGD_CLIENT_SERVICE_HOST",
+        "LOGD_STORE_SERVICE_HOST",
+        "LOGD_STORE_PORT_7421_TCP",
         "LOGD_BENCH_DIRECTORY",
         "LOGDX_STORE_READERS",
         "LOGD_",

@@ -290,11 +290,15 @@ def test_a_value_cannot_pose_as_the_time_or_the_level(name: str) -> None:
 # Exceptions.
 
 
-def _raise_and_log() -> None:
+def _raise_and_log(reason: str = "the reason\nof it") -> None:
+    # Two that call each other: Python tells repeated frames of one function in a single line.
     def deep(depth: int) -> None:
         if depth:
-            deep(depth - 1)
-        raise ValueError("the reason\nof it")
+            deeper(depth - 1)
+        raise ValueError(reason)
+
+    def deeper(depth: int) -> None:
+        deep(depth)
 
     try:
         deep(100)
@@ -325,6 +329,12 @@ def test_at_level_debug_the_traceback_follows_indented_and_bounded() -> None:
     assert rest[0] == "  | Traceback (most recent call last):"
     assert all(line.startswith("  | ") for line in rest)
     assert len(rest) < 4 * logs.TRACEBACK_FRAMES_MAX
+
+
+def test_at_level_debug_a_long_reason_is_bounded_too() -> None:
+    text = written(lambda: _raise_and_log("x" * 1_000_000), level="debug")
+
+    assert len(text) < 2 * logs.TRACEBACK_CHARACTERS_MAX
 
 
 def test_at_level_debug_json_stays_one_line() -> None:
