@@ -7,7 +7,9 @@ and the event loop knows it. Two tables:
 1. one batch for each of 1, 10 and 100 groups, made durable in every way that was considered;
 2. how the event loop hands such a round to the disk and hears of its end.
 
-Every way runs in turn, again and again, so that a slow moment of the disk does not fall on one of them; figures are
+Every way runs once in each round of measurements, so that a slow moment of the disk does not fall on one of them, and
+in an order drawn anew each time, because what ran just before leaves its mark (a file that grew leaves the file system
+a commit to finish: in a fixed order that made a way look 20 µs slower than the same way with more to do). Figures are
 medians. There is no peer and no bar here: it decides between ways of our own (`python -m bench.disk_round`).
 """
 
@@ -17,6 +19,7 @@ import contextlib
 import mmap
 import os
 import queue
+import random
 import shutil
 import statistics
 import tempfile
@@ -41,6 +44,8 @@ SEGMENT_BYTES = 4 << 20
 SYNC_THREADS = 8
 # The way with one fdatasync per group takes tens of milliseconds for a hundred groups: few rounds say enough.
 ROUNDS_MIN = 5
+# The same orders in every run, so that two runs differ by the machine alone.
+SEED = 1
 
 Round = Callable[[], None]
 
@@ -186,15 +191,21 @@ def scratch(data_directory: Path) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def drawn_order(names: Sequence[str], chance: random.Random) -> list[str]:
+    """All names once, in an order of their own for this round: no way always follows the same other."""
+    return chance.sample(names, len(names))
+
+
 def measure_in_turn(ways: dict[str, Round], seconds: float) -> dict[str, list[float]]:
     """Run all ways in turn for `seconds` each on average, at least `ROUNDS_MIN` times; return durations in seconds."""
     durations: dict[str, list[float]] = {name: [] for name in ways}
     deadline = time.perf_counter() + seconds * len(ways)
+    chance = random.Random(SEED)
     rounds = 0
     while rounds < ROUNDS_MIN or time.perf_counter() < deadline:
-        for name, way in ways.items():
+        for name in drawn_order(list(ways), chance):
             start = time.perf_counter()
-            way()
+            ways[name]()
             durations[name].append(time.perf_counter() - start)
         rounds += 1
     return durations
@@ -254,10 +265,11 @@ async def measure_hand_over(job: Round, seconds: float) -> dict[str, list[float]
     durations: dict[str, list[float]] = {name: [] for name in ways}
     try:
         deadline = time.perf_counter() + seconds * len(ways)
+        chance = random.Random(SEED)
         while time.perf_counter() < deadline:
-            for name, way in ways.items():
+            for name in drawn_order(list(ways), chance):
                 start = time.perf_counter()
-                await way()
+                await ways[name]()
                 durations[name].append(time.perf_counter() - start)
     finally:
         writer.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from bench.disk_round import BATCH_BYTES, BLOCK_BYTES, Appender, Candidates, WriterThread
+from bench.disk_round import BATCH_BYTES, BLOCK_BYTES, Appender, Candidates, WriterThread, drawn_order
 
 GROUPS = 3
 
@@ -64,6 +66,14 @@ def test_the_table_has_a_row_for_every_way(candidates: Candidates) -> None:
     for way in rows.values():
         way()
     assert len(rows) >= 6
+
+
+def test_every_way_runs_once_a_round_and_follows_every_other_sooner_or_later() -> None:
+    names = ["a", "b", "c", "d"]
+    chance = random.Random(1)
+    orders = [drawn_order(names, chance) for _ in range(100)]
+    assert all(sorted(order) == names for order in orders)
+    assert {pair for order in orders for pair in itertools.pairwise(order)} == set(itertools.permutations(names, 2))
 
 
 async def test_the_writer_thread_runs_jobs_in_order_and_wakes_the_loop() -> None:
