@@ -191,6 +191,7 @@ class OsFile:
         return b"".join(parts)
 
     def pread_nowait(self, length: int, position: int) -> bytes | None:
+        self._check_position(position)
         # preadv fills a buffer, and the answer is bytes: a BytesIO hands out the very bytes object that its buffer was,
         # where `bytes(bytearray)` would copy every byte that a consumer reads.
         holder = io.BytesIO(bytes(length))
@@ -211,6 +212,7 @@ class OsFile:
 
     def pwritev(self, buffers: Sequence[Buffer], position: int) -> None:
         self._check_sync_never_failed()
+        self._check_position(position)
         try:
             remaining = _byte_count(buffers)
             if len(buffers) <= BUFFERS_PER_CALL_MAX:
@@ -246,13 +248,20 @@ class OsFile:
     def sync(self) -> None:
         with self._sync_lock:
             self._check_sync_never_failed()
+            if self._descriptor < 0:
+                # Python's fdatasync answers -1 with a ValueError before the kernel can say EBADF.
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF), self.path)
             try:
                 os.fdatasync(self._descriptor)
             except OSError as error:
                 error.filename = self.path
-                # EBADF is about a closed descriptor and says nothing about bytes; remembering it does no harm.
                 self._sync_error_number = error.errno or errno.EIO
                 raise
+
+    def _check_position(self, position: int) -> None:
+        # For preadv2 and pwritev2, which Python calls, -1 means "wherever the file's own offset stands".
+        if position < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), self.path)
 
     def _check_sync_never_failed(self) -> None:
         if self._sync_error_number:
