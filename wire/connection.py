@@ -189,7 +189,7 @@ class ClientConnection:
         """Ask for the end of a subscription; nothing to send if it ended meanwhile."""
         return encode(Unsubscribe(), request_id) if request_id in self._open else b""
 
-    def feed(self, data: bytes | memoryview) -> None:
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Add bytes that arrived."""
         self._reader.feed(data)
 
@@ -294,14 +294,23 @@ class ServerConnection:
         self.limits = limits
         self.bytes_in_flight = 0
         self._reader = FrameReader(GREETING_FRAME_BYTES_MAX)
-        # Invariant: holds the size in bytes of each request that is not ended, by its id; a subscription counts with
-        # the size of its request only, its deliveries being bounded by credit.
+        # Invariant: holds the size in bytes of each request that is not ended, by its id; a running subscription
+        # counts with 0, its deliveries being bounded by credit.
         self._open: dict[int, int] = {}
         self._subscriptions: set[int] = set()
 
     @property
     def requests_in_flight(self) -> int:
         return len(self._open)
+
+    @property
+    def subscriptions(self) -> frozenset[int]:
+        """The request ids of the running subscriptions."""
+        return frozenset(self._subscriptions)
+
+    def request_bytes(self, request_id: int) -> int:
+        """The size of an open request, as it counts in `bytes_in_flight`."""
+        return self._open[request_id]
 
     @property
     def is_full(self) -> bool:
@@ -317,7 +326,7 @@ class ServerConnection:
         """Whether no frame is half received."""
         return not self._reader.buffered_bytes
 
-    def feed(self, data: bytes | memoryview) -> None:
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Add bytes that arrived."""
         self._reader.feed(data)
 
@@ -396,6 +405,9 @@ class ServerConnection:
         """The answer that ends a request; of a subscription, `Subscribed` begins and `Unsubscribed` ends it."""
         if request_id not in self._subscriptions or type(answer) is Unsubscribed:
             self._end(request_id)
+        else:
+            self.bytes_in_flight -= self._open[request_id]
+            self._open[request_id] = 0
         return encode(answer, request_id)
 
     def refuse(self, request_id: int, error: LogdError) -> bytes:

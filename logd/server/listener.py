@@ -1,0 +1,108 @@
+"""The native door: accepts connections and makes sessions of those that prove who they are.
+
+For: the node, which runs it. Must not know: what a request means. The one idea: a connection costs nothing but its
+handshake until it has shown a certificate of this cluster; every way of failing to is one line in the log.
+"""
+
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from logd.observability.logs import LimitedLogger
+from logd.security.identity import Identity, IdentityError
+from logd.server.door import Door
+from logd.server.session import Budget, Gate, Session, SessionOptions
+
+# Connections wait here while the loop is busy: the kernel's own default for a server.
+BACKLOG: Final = 4096
+
+
+class Listener:
+    """Accepts clients.
+
+    Arguments: `context_of_now`, returns the TLS context for the next handshake (a fresh one after every reload);
+    `cluster_name`, whose certificates are let in; `connections_max`, beyond which new ones are closed at once.
+    """
+
+    def __init__(
+        self,
+        context_of_now: Callable[[], ssl.SSLContext],
+        cluster_name: str,
+        door: Door,
+        options: SessionOptions,
+        budget: Budget,
+        gate: Gate,
+        log: LimitedLogger,
+        connections_max: int,
+    ) -> None:
+        self._context_of_now = context_of_now
+        self._cluster_name = cluster_name
+        self._door = door
+        self._options = options
+        self._budget = budget
+        self._gate = gate
+        self._log = log
+        self._connections_max = connections_max
+        self.connections = 0
+
+    async def serve(self, listeners: list[trio.SocketListener]) -> None:
+        """Serve until cancelled. No connection's failure ends another."""
+        await trio.serve_listeners(self._serve_connection, listeners)
+
+    async def _serve_connection(self, stream: trio.SocketStream) -> None:
+        peer = _peer_of(stream)
+        if self.connections >= self._connections_max:
+            self._log.warning("connections_full", peer=peer, connections_max=self._connections_max)
+            await trio.aclose_forcefully(stream)
+            return
+        self.connections += 1
+        try:
+            await self._serve_stream(stream, peer)
+        except Exception as error:  # noqa: BLE001  # a defect in one session must not end the others; it is logged
+            self._log.error("session_failed", peer=peer, exc_info=error)
+        finally:
+            self.connections -= 1
+            await trio.aclose_forcefully(stream)
+
+    async def _serve_stream(self, stream: trio.SocketStream, peer: str) -> None:
+        tls = trio.SSLStream(stream, self._context_of_now(), server_side=True, https_compatible=False)
+        problem = None
+        with trio.move_on_after(self._options.handshake_seconds) as patience:
+            try:
+                await tls.do_handshake()
+            except trio.BrokenResourceError as error:
+                problem = _reason(error)
+        if patience.cancelled_caught:
+            problem = f"no TLS handshake within {self._options.handshake_seconds:g} s"
+        if problem is not None:
+            self._log.warning("handshake_failed", peer=peer, problem=problem)
+            return
+        try:
+            identity = Identity.of_certificate(tls.getpeercert(), self._cluster_name)
+        except IdentityError as error:
+            self._log.warning("identity_refused", peer=peer, problem=str(error))
+            return
+        session = Session(tls, str(identity), self._door, self._options, self._budget, self._gate, self._log)
+        await session.run()
+        with trio.move_on_after(1) as _polite:
+            try:
+                await tls.aclose()
+            except trio.BrokenResourceError:
+                return  # The client is gone already, which is what was wanted.
+
+
+def _peer_of(stream: trio.SocketStream) -> str:
+    try:
+        host, port, *_ = stream.socket.getpeername()
+    except OSError:
+        return "gone"
+    return f"{host}:{port}"
+
+
+def _reason(error: BaseException) -> str:
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLError):
+        return cause.reason.replace("_", " ").lower() if cause.reason else str(cause)
+    return str(cause or error) or "closed during the handshake"

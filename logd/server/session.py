@@ -1,0 +1,402 @@
+"""One connection, from its greeting to its end.
+
+For: the listener. Must not know: TLS contexts, the Raft actor, files. The one idea: three kinds of task share one
+`ServerConnection`, which never blocks: the reader feeds it, requests answer through it, and one writer sends what it
+returns. What one client does wrong ends this session and nothing else.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from logd.observability.logs import LimitedLogger
+from logd.server.door import Door
+from logd.server.outbox import Outbox
+from logd.service.fetch import Subscription
+from wire.connection import (
+    CreditGiven,
+    Faulted,
+    Greeted,
+    Limits,
+    Requested,
+    ServerConnection,
+    ServerEvent,
+    State,
+    UnsubscribeAsked,
+)
+from wire.errors import (
+    InternalError,
+    LogdError,
+    OutcomeUnknown,
+    Overloaded,
+    ProtocolError,
+    ShuttingDown,
+    Unsupported,
+)
+from wire.messages import (
+    HEADER_TIMEOUT_MS,
+    Message,
+    Produce,
+    Produced,
+    Subscribe,
+    Subscribed,
+    Unsubscribed,
+)
+from wire.types import PROTOCOL_VERSION
+
+# One decrypted TLS record is at most 16 KiB; asking for more costs nothing and is ready for a larger one.
+RECEIVE_BYTES_MAX: Final = 64 << 10
+# How long the last words of a connection may take: a client that does not read them has lost interest.
+FAREWELL_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """The bounds of one session. Where the numbers come from stands beside the settings of the same names."""
+
+    node: str
+    cluster_id: bytes
+    limits: Limits
+    handshake_seconds: float
+    idle_seconds: float
+    frame_seconds: float
+    write_stall_seconds: float
+    subscriptions_max: int
+
+
+@dataclass(slots=True)
+class Budget:
+    """The bytes of unanswered requests over all sessions.
+
+    Invariant: `taken_bytes` is the sum of all sessions' `bytes_in_flight`.
+    """
+
+    bytes_max: int
+    taken_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Gate:
+    """Whether new work is taken. Closed once, when the node drains; `requests` counts what is still unanswered."""
+
+    is_open: bool = True
+    requests: int = 0
+    idle: trio.Event = field(default_factory=trio.Event)
+
+    def enter(self) -> None:
+        self.requests += 1
+
+    def leave(self) -> None:
+        self.requests -= 1
+        self.check_idle()
+
+    def check_idle(self) -> None:
+        if not self.is_open and not self.requests:
+            self.idle.set()
+
+    async def drain(self) -> None:
+        """Take no new work, and wait until what is there is answered."""
+        self.is_open = False
+        self.check_idle()
+        await self.idle.wait()
+
+
+class Session:
+    """One authenticated connection.
+
+    Arguments: `stream`, after its TLS handshake; `principal`, the URI of the client's identity.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        principal: str,
+        door: Door,
+        options: SessionOptions,
+        budget: Budget,
+        gate: Gate,
+        log: LimitedLogger,
+    ) -> None:
+        self.principal = principal
+        self._stream = stream
+        self._door = door
+        self._options = options
+        self._budget = budget
+        self._gate = gate
+        self._log = log
+        self._connection = ServerConnection(options.limits)
+        self._outbox = Outbox()
+        self._answered = trio.Event()
+        self._subscriptions: dict[int, tuple[trio.CancelScope, Callable[[int], None]]] = {}
+        self._sync_verbs = door.sync_verbs()
+        self._async_verbs = door.async_verbs()
+
+    async def run(self) -> None:
+        """Serve until the client leaves, breaks the protocol or stalls, or until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, nursery.cancel_scope)
+                reason = await self._read(nursery)
+                # Let the last words out, and whatever was answered before them.
+                self._outbox.close()
+                nursery.cancel_scope.deadline = trio.current_time() + FAREWELL_SECONDS
+                for scope, _ in self._subscriptions.values():
+                    scope.cancel()
+                self._log.debug("session_ended", principal=self.principal, reason=reason)
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        """Requests whose answers nobody will read no longer count."""
+        self._outbox.close()
+        self._budget.taken_bytes -= self._connection.bytes_in_flight
+        for _ in range(self._connection.requests_in_flight - len(self._connection.subscriptions)):
+            self._gate.leave()
+        # Late answers find another connection than the one they belong to, and are dropped.
+        self._connection = ServerConnection(self._options.limits)
+
+    # --- Reading ------------------------------------------------------------------------------------------------------
+
+    async def _read(self, nursery: trio.Nursery) -> str:
+        connection = self._connection
+        # One deadline for the whole greeting; afterwards one for each frame, and one for the silence between two.
+        deadline = trio.current_time() + self._options.handshake_seconds
+        was_between_frames = True
+        try:
+            while True:
+                with trio.move_on_at(deadline) as patience:
+                    data = await self._stream.receive_some(RECEIVE_BYTES_MAX)
+                if patience.cancelled_caught:
+                    return self._refuse_session(ProtocolError(self._what_took_too_long()), "too_slow")
+                if not data:
+                    return "closed by the client"
+                connection.feed(data)
+                any_event = await self._take_events(nursery)
+                if any_event or connection.is_between_frames != was_between_frames:
+                    was_between_frames = connection.is_between_frames
+                    if connection.state is State.READY:
+                        deadline = self._next_deadline()
+        except ProtocolError as error:
+            return self._refuse_session(error, "protocol_error")
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            return f"connection lost: {error.__cause__ or error}"
+
+    def _refuse_session(self, error: LogdError, event: str) -> str:
+        self._log.warning(event, principal=self.principal, problem=str(error))
+        self._outbox.put(self._connection.farewell(error))
+        return str(error)
+
+    def _next_deadline(self) -> float:
+        if not self._connection.is_between_frames:
+            return trio.current_time() + self._options.frame_seconds
+        return trio.current_time() + (self._options.idle_seconds or math.inf)
+
+    def _what_took_too_long(self) -> str:
+        if self._connection.state is State.GREETING:
+            return f"no greeting within {self._options.handshake_seconds:g} s"
+        if not self._connection.is_between_frames:
+            return f"a frame that takes longer than {self._options.frame_seconds:g} s"
+        return f"no request within {self._options.idle_seconds:g} s"
+
+    async def _take_events(self, nursery: trio.Nursery) -> bool:
+        """Handle what has arrived; true if there was any whole frame."""
+        connection = self._connection
+        any_event = False
+        while True:
+            while connection.is_full:
+                # The bound on what one client has in flight: it is not read until something is answered.
+                self._answered = trio.Event()
+                await self._answered.wait()
+            event = connection.next_event()
+            if event is None:
+                return any_event
+            any_event = True
+            self._on_event(event, nursery)
+
+    def _on_event(self, event: ServerEvent, nursery: trio.Nursery) -> None:
+        match event:
+            case Requested(request_id, message, headers):
+                self._on_request(request_id, message, headers, nursery)
+            case Faulted(_, error, reply):
+                self._log.warning("bad_request", principal=self.principal, problem=str(error))
+                self._outbox.put(reply)
+            case CreditGiven(request_id, credit_bytes):
+                if request_id in self._subscriptions:
+                    self._subscriptions[request_id][1](credit_bytes)
+            case UnsubscribeAsked(request_id):
+                if request_id in self._subscriptions:
+                    self._subscriptions[request_id][0].cancel()
+            case Greeted(hello):
+                if PROTOCOL_VERSION not in hello.versions:
+                    raise ProtocolError(
+                        f"none of the versions {list(hello.versions)} is spoken here: "
+                        f"this is version {PROTOCOL_VERSION}",
+                        {"versions": [PROTOCOL_VERSION]},
+                    )
+                self._outbox.put(self._connection.welcome(self._options.node, self._options.cluster_id))
+                self._log.debug("session_started", principal=self.principal, client=hello.client)
+
+    # --- Requests -----------------------------------------------------------------------------------------------------
+
+    def _on_request(
+        self, request_id: int, message: Message, headers: Mapping[str, object], nursery: trio.Nursery
+    ) -> None:
+        self._gate.enter()
+        before_bytes = self._budget.taken_bytes
+        self._budget.taken_bytes += self._connection.request_bytes(request_id)
+        if not self._gate.is_open:
+            self._refuse(request_id, ShuttingDown("the node is shutting down"))
+        elif before_bytes and self._budget.taken_bytes > self._budget.bytes_max:
+            self._refuse(
+                request_id,
+                Overloaded(f"requests of {before_bytes} bytes are unanswered already", {"delay_seconds": 0.1}),
+            )
+        elif type(message) is Produce:
+            self._produce(request_id, message, headers, nursery)
+        elif type(message) is Subscribe:
+            self._subscribe(request_id, message, nursery)
+        elif (sync_verb := self._sync_verbs.get(type(message))) is not None:
+            try:
+                self._answer(request_id, sync_verb(self.principal, message))
+            except LogdError as error:
+                self._refuse(request_id, error)
+        elif (async_verb := self._async_verbs.get(type(message))) is not None:
+            nursery.start_soon(self._run_verb, request_id, async_verb, message, headers)
+        else:
+            self._refuse(request_id, Unsupported(f"{type(message).__name__} is not answered here"))
+
+    def _produce(self, request_id: int, message: Produce, headers: Mapping[str, object], nursery: trio.Nursery) -> None:
+        reply = self._reply_once(request_id)
+        seconds = _timeout_seconds(headers)
+        if seconds is not None:
+            nursery.start_soon(self._expire, seconds, reply)
+        self._door.produce.produce(self.principal, message, reply)
+
+    def _reply_once(self, request_id: int) -> Callable[[Produced | LogdError], None]:
+        """A reply for one request: the first call answers it, a later one (after a deadline) is dropped."""
+        connection = self._connection
+        is_open = True
+
+        def reply(outcome: Produced | LogdError) -> None:
+            nonlocal is_open
+            if not is_open or self._connection is not connection:
+                return
+            is_open = False
+            if isinstance(outcome, LogdError):
+                self._refuse(request_id, outcome)
+            else:
+                self._answer(request_id, outcome)
+
+        return reply
+
+    async def _expire(self, seconds: float, reply: Callable[[Produced | LogdError], None]) -> None:
+        await trio.sleep(seconds)
+        reply(OutcomeUnknown(f"not durable within the {seconds:g} s that the request allows"))
+
+    async def _run_verb(
+        self,
+        request_id: int,
+        verb: Callable[[str, Message], object],
+        message: Message,
+        headers: Mapping[str, object],
+    ) -> None:
+        connection = self._connection
+        seconds = _timeout_seconds(headers)
+        try:
+            with trio.fail_after(math.inf if seconds is None else seconds):
+                await self._outbox.wait_room()
+                answer = await verb(self.principal, message)  # type: ignore[misc]  # the table's rows are async
+        except LogdError as error:
+            answer = error
+        except trio.TooSlowError:
+            answer = OutcomeUnknown(f"no outcome within the {seconds:g} s that the request allows")
+        if self._connection is not connection:
+            return
+        if isinstance(answer, LogdError):
+            self._refuse(request_id, answer)
+        else:
+            self._answer(request_id, answer)
+
+    # --- Subscriptions ------------------------------------------------------------------------------------------------
+
+    def _subscribe(self, request_id: int, message: Subscribe, nursery: trio.Nursery) -> None:
+        if len(self._subscriptions) >= self._options.subscriptions_max:
+            most = self._options.subscriptions_max
+            self._refuse(
+                request_id,
+                Overloaded(f"this connection has {most} subscriptions already", {"delay_seconds": 1.0}),
+            )
+            return
+        try:
+            bounds, subscription = self._door.fetch.subscribe(self.principal, message)
+        except LogdError as error:
+            self._refuse(request_id, error)
+            return
+        # From here on only its credit bounds it: it counts neither as unanswered nor as bytes in flight.
+        self._answer(request_id, Subscribed(*bounds))
+        scope = trio.CancelScope()
+        self._subscriptions[request_id] = (scope, subscription.add_credit)
+        nursery.start_soon(self._deliver, request_id, scope, subscription)
+
+    async def _deliver(self, request_id: int, scope: trio.CancelScope, subscription: Subscription) -> None:
+        connection = self._connection
+        error: LogdError | None = None
+        with scope:
+            try:
+                async with aclosing(subscription.deliveries()) as deliveries:
+                    async for delivery in deliveries:
+                        self._outbox.put(connection.deliver(request_id, delivery))
+                        await self._outbox.wait_room()
+            except LogdError as caught:
+                error = caught
+        del self._subscriptions[request_id]
+        if self._connection is not connection or connection.state is State.CLOSED:
+            return
+        if error is None:
+            self._outbox.put(connection.answer(request_id, Unsubscribed()))
+        else:
+            self._outbox.put(connection.refuse(request_id, error))
+
+    # --- Answering ----------------------------------------------------------------------------------------------------
+
+    def _answer(self, request_id: int, answer: Message) -> None:
+        size = self._connection.request_bytes(request_id)
+        self._outbox.put(self._connection.answer(request_id, answer))
+        self._ended(size)
+
+    def _refuse(self, request_id: int, error: LogdError) -> None:
+        size = self._connection.request_bytes(request_id)
+        if isinstance(error, InternalError):
+            self._log.error("request_failed", principal=self.principal, problem=str(error))
+        self._outbox.put(self._connection.refuse(request_id, error))
+        self._ended(size)
+
+    def _ended(self, request_bytes: int) -> None:
+        self._budget.taken_bytes -= request_bytes
+        self._gate.leave()
+        self._answered.set()
+
+    async def _write(self, scope: trio.CancelScope) -> None:
+        """Send what is put, until all is sent after the end, or the client takes nothing any more."""
+        try:
+            while (data := await self._outbox.take()) is not None:
+                with trio.move_on_after(self._options.write_stall_seconds) as stall:
+                    await self._stream.send_all(data)
+                if stall.cancelled_caught:
+                    seconds = self._options.write_stall_seconds
+                    self._log.warning("write_stalled", principal=self.principal, seconds=seconds)
+                    break
+                self._outbox.sent(len(data))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._log.debug("send_failed", principal=self.principal, problem=str(error.__cause__ or error))
+        scope.cancel()
+
+
+def _timeout_seconds(headers: Mapping[str, object]) -> float | None:
+    timeout_ms = headers.get(HEADER_TIMEOUT_MS)
+    # A header that makes no sense is ignored, as unknown headers are.
+    return timeout_ms / 1000 if type(timeout_ms) is int and timeout_ms > 0 else None
