@@ -207,6 +207,31 @@ def test_what_happens_after_a_crash_is_not_seen_by_the_other_endings() -> None:
     assert fs.crash(None).contents("/d/a") == b"x" * 10_000
 
 
+def test_what_happens_after_a_crash_was_asked_for_does_not_reach_its_answer() -> None:
+    fs = new_file_system()
+    file = durable(fs, "/d/a", b"before")
+    after = fs.crash(None)
+
+    file.pwritev([b"AFTER!"], 0)
+    file.sync()
+    fs.flip_bit("/d/a", 0)
+
+    assert after.contents("/d/a") == b"before"
+
+
+def test_bytes_behind_a_size_that_did_not_come_through_are_gone_for_good() -> None:
+    fs = new_file_system()
+    file = durable(fs, "/d/a")
+    file.pwritev([b"x" * PAGE_BYTES], 0)
+
+    shorter = [after for after in endings(fs) if not after.contents("/d/a")]
+
+    assert shorter
+    for after in shorter:
+        after.open("/d/a").truncate(PAGE_BYTES)
+        assert after.contents("/d/a") == bytes(PAGE_BYTES)
+
+
 def test_a_second_crash_keeps_what_was_synced_after_the_first() -> None:
     fs = new_file_system()
     durable(fs, "/d/a", b"first").pwritev([b"lost!"], 0)
@@ -715,6 +740,27 @@ def test_a_crash_gives_back_the_space_of_what_is_lost() -> None:
     assert {after.used_bytes() // PAGE_BYTES for after in endings(fs)} == {1, 10, 11, 20}
 
 
+def test_space_that_was_cut_off_is_back_if_the_cut_came_through() -> None:
+    fs = new_file_system()
+    durable(fs, "/d/a", b"x" * 10 * PAGE_BYTES).truncate(PAGE_BYTES)
+
+    assert {(after.tree()["/d/a"], after.used_bytes()) for after in endings(fs)} == {
+        (PAGE_BYTES, PAGE_BYTES),
+        (10 * PAGE_BYTES, 10 * PAGE_BYTES),
+    }
+
+
+def test_a_file_whose_removal_was_lost_can_be_removed_again() -> None:
+    fs = new_file_system()
+    durable(fs, "/d/a", b"x").close()
+    fs.unlink("/d/a")
+
+    after = fs.crash(None)
+    assert after.used_bytes() == PAGE_BYTES
+    after.unlink("/d/a")
+    assert after.used_bytes() == 0
+
+
 # -- other faults of disks
 
 
@@ -741,6 +787,19 @@ def test_a_zeroed_range_is_seen_at_once_and_makes_nothing_else_durable() -> None
     assert fs.crash(None).contents("/d/a") == b"x" * 4_000 + bytes(200) + b"x" * 5_800
     fs.evict("/d/a")
     assert fs.contents("/d/a")[9_000:9_003] == b"new"
+
+
+def test_damage_beside_an_unsynced_write_does_not_undo_it() -> None:
+    fs = new_file_system()
+    file = durable(fs, "/d/a", b"-" * 100)
+    file.pwritev([b"new"], 10)
+
+    fs.zero_range("/d/a", 50, 1)
+
+    assert file.pread(100, 0) == b"-" * 10 + b"new" + b"-" * 37 + b"\0" + b"-" * 49
+    assert fs.crash(None).contents("/d/a") == b"-" * 50 + b"\0" + b"-" * 49
+    file.sync()
+    assert fs.crash(None).contents("/d/a") == b"-" * 10 + b"new" + b"-" * 37 + b"\0" + b"-" * 49
 
 
 def test_only_bytes_that_are_there_can_be_damaged() -> None:

@@ -254,7 +254,7 @@ class _Regular:
         self.is_locked = False
 
     def copy(self) -> "_Regular":
-        """The same file for another file system: unlocked, not open."""
+        """The same file for another file system: unlocked, not open, and with a name, or it will not be found."""
         self.disk_is_shared = True
         other = _Regular()
         other.disk = self.disk
@@ -429,7 +429,6 @@ class _Directory:
                 child.become_what_the_disk_holds(chance, share)
             else:
                 child.lose_power(chance, share)
-                child.is_linked = True
 
 
 _Node = _Regular | _Directory
