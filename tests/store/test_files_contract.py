@@ -674,9 +674,14 @@ def test_a_short_write_goes_on_where_it_stopped_and_says_why_it_ends(tmp_path: P
 
 
 def test_a_lock_dies_with_the_process_that_holds_it(tmp_path: Path) -> None:
-    program = "import sys, time; from logd.store.files import OsFileSystem; lock = OsFileSystem().lock(sys.argv[1]); print(flush=True); time.sleep(600)"  # noqa: E501 -- one line for -c
+    # It holds the lock until its standard input ends, which also happens if this test fails before it kills it.
+    program = (
+        "import sys; from logd.store.files import OsFileSystem;"
+        "lock = OsFileSystem().lock(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    )
     path = f"{tmp_path}/LOCK"
-    with subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE) as holder:
+    command = [sys.executable, "-c", program, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
         held = refusal(lambda: OsFileSystem().lock(path))
