@@ -48,6 +48,8 @@ from wire.types import Acks, Durability
 TERMS_SKIPPED_WITHOUT_HARD_STATE: Final = 1000
 # What group 0 may hold beyond its last snapshot before the next is due: it bounds the replay at a start.
 META_BATCHES_PER_SNAPSHOT: Final = 1000
+# Group 0 is partition 0 of no topic.
+META_TOPIC_ID: Final = bytes(16)
 
 
 class Admission(Enum):
@@ -247,6 +249,10 @@ class Driver:
     def reconcile(self) -> None:
         """Compare the groups that meta wants with those that are here; the difference becomes effects."""
         wanted = self.meta.groups()
+        if META_GROUP not in self._replicas and META_GROUP not in self._creating:
+            # A new node: nothing is decided before there is a group that decides.
+            self._creating.add(META_GROUP)
+            self._effects.append(CreateGroup(META_GROUP, META_TOPIC_ID, 0))
         for group, (topic, partition) in wanted.items():
             if group not in self._replicas and group not in self._creating:
                 self._creating.add(group)
