@@ -1,0 +1,5 @@
+"""`python -m logd` is `logd`."""
+
+from logd.cli.logd import main
+
+main()
