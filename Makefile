@@ -1,0 +1,105 @@
+# logd: what a developer types. `make` alone lists it; the lists come from the comments behind `##`.
+#
+# Everything is installed into .venv and nowhere else; `make clean` removes what was made.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON_IN_VENV := $(BIN)/python
+INSTALLED := $(VENV)/.installed
+SOURCES := wire logd tests bench docs
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# One after the other, whatever MAKEFLAGS say: two cores, and output that can be read.
+.NOTPARALLEL:
+
+##@ Use it
+
+.PHONY: demo
+demo: $(INSTALLED) ## start a node, produce, kill it, consume, compare byte for byte
+	@$(PYTHON_IN_VENV) docs/demo.py
+
+.PHONY: run
+run: $(INSTALLED) ## a node in the foreground (data in ./.logd, Ctrl-C stops it)
+	@exec $(BIN)/logd --dev
+
+##@ Work on it
+
+.PHONY: venv
+venv: $(INSTALLED) ## .venv with everything installed; PYTHON=… chooses the interpreter
+
+# Installed again only when what is to be installed changed.
+$(INSTALLED): setup.cfg pyproject.toml .ci/venv
+	@PYTHON=$(PYTHON) .ci/venv $(VENV)
+
+.PHONY: test
+test: check ## install what is needed and run everything that must hold
+
+.PHONY: check
+check: format-check lint types imports docs tests ## what a change must pass, the quickest first
+
+.PHONY: format
+format: $(INSTALLED) ## rewrite the sources in the one format
+	@$(BIN)/ruff check --quiet --select I --fix $(SOURCES)
+	@$(BIN)/ruff format --quiet $(SOURCES)
+
+.PHONY: docs
+docs: $(INSTALLED) ## the documentation, in docs/_build/html (a warning is an error)
+	@echo "docs: sphinx"
+	@$(PYTHON_IN_VENV) -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
+
+.PHONY: clean
+clean: ## remove what was made, .venv included; the data in .logd stays
+	@rm -rf $(VENV) $(VENV).log build dist ./*.egg-info docs/_build htmlcov .coverage .bench
+	@rm -rf .mypy_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache
+	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+##@ The parts of `make check`
+
+.PHONY: format-check
+format-check: $(INSTALLED) ## is everything in the one format?
+	@echo "format: ruff"
+	@$(BIN)/ruff format --quiet --check $(SOURCES)
+
+.PHONY: lint
+lint: $(INSTALLED) ## ruff's rules, those for async code among them
+	@echo "lint: ruff"
+	@$(BIN)/ruff check --quiet $(SOURCES)
+
+.PHONY: types
+types: $(INSTALLED) ## mypy, strict
+	@echo "types: mypy"
+	@$(BIN)/mypy --no-error-summary
+
+.PHONY: imports
+imports: $(INSTALLED) ## may the rooms import what they import?
+	@echo "imports: import-linter"
+	@output=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$output"; exit 1; }
+
+.PHONY: tests
+tests: $(INSTALLED) ## the test suite; ARGS="-k name -x" goes to pytest
+	@echo "tests: pytest"
+	@$(BIN)/pytest -q $(ARGS)
+
+.PHONY: check-long
+check-long: $(INSTALLED) ## what `make check` leaves out because it takes minutes (CI runs both)
+	@echo "long tests: pytest"
+	@$(BIN)/pytest -q -m long --timeout 1200 $(ARGS)
+
+##@ Measure it
+
+.PHONY: bench
+bench: $(INSTALLED) ## all questions at length, beside NATS JetStream in the same run
+	@$(PYTHON_IN_VENV) -m bench.full $(if $(JSON),--json $(JSON))
+
+.PHONY: bench-quick
+bench-quick: $(INSTALLED) ## all questions in under three minutes; JSON=FILE keeps the answers
+	@$(PYTHON_IN_VENV) -m bench.quick $(if $(JSON),--json $(JSON))
+
+##@ Find your way
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z][a-z-]*:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
