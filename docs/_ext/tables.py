@@ -114,12 +114,21 @@ def messages() -> str:
 
 def parts_of_messages() -> str:
     """What stands inside messages as an array of its own."""
-    numbered = {row.kind for row in MESSAGES}
-    parts = [kind for kind in Message.__subclasses__() if kind not in numbered]
+    parts: dict[type[Message], None] = {}
+    for row in MESSAGES:
+        _collect_parts(row.kind, parts)
     return table(
         ("part", "fields, in order", "meaning"),
         ((code(kind.__name__), "<br>".join(_field_texts(kind)), summary(kind)) for kind in parts),
     )
+
+
+def _collect_parts(kind: type[Message], found: dict[type[Message], None]) -> None:
+    for annotation in get_type_hints(kind, include_extras=True).values():
+        for part in (annotation, *get_args(annotation)):
+            if isinstance(part, type) and issubclass(part, Message) and part not in found:
+                found[part] = None
+                _collect_parts(part, found)
 
 
 # --- The connection ---------------------------------------------------------------------------------------------------
