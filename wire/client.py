@@ -212,7 +212,10 @@ class Session:
     async def _run_reader(self) -> None:
         try:
             while True:
-                self._connection.feed(await self._stream.receive())
+                data = await self._stream.receive()
+                if self.error is not None:
+                    return  # it was ended while these bytes were on their way: nobody waits for them any more
+                self._connection.feed(data)
                 for event in self._connection.events():
                     self._on_event(event)
         except (ConnectionLost, ProtocolError) as error:
@@ -357,7 +360,7 @@ class Client:
     # --- life ---
 
     async def __aenter__(self) -> Self:
-        if self._group is not None:
+        if self._group is not None or self._closed:
             raise ClientClosed("a client can be entered once")
         group = anyio.create_task_group()
         await group.__aenter__()
@@ -376,8 +379,9 @@ class Client:
         self._closed = True
         if self._session is not None:
             self._session.end(ClientClosed("the client was closed"))
-        if self._group is not None:
-            await close_task_group(self._group, error)
+        group, self._group = self._group, None
+        if group is not None:
+            await close_task_group(group, error)
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a task that lives as long as the client at most; what it raises it must handle itself."""
