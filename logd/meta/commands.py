@@ -12,6 +12,8 @@ from typing import Any, Final
 import msgpack
 
 COMMAND_VERSION: Final = 1
+# `[version, kind]` stand before a command's own fields.
+PREAMBLE_LENGTH: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,17 @@ def encode_command(command: Command) -> bytes:
 def decode_command(value: bytes) -> Command:
     """The command of a record's value.
 
-    Raises ValueError for a version or kind of newer software: a node that cannot read group 0 must not go on.
+    Raises ValueError for a version or kind of newer software, and for what is no command at all: a node that cannot
+    read group 0 must not go on.
     """
-    values: list[Any] = msgpack.unpackb(value)
+    values: Any = msgpack.unpackb(value)
+    if not isinstance(values, list) or len(values) < PREAMBLE_LENGTH:
+        raise ValueError("a command that is not an array [version, kind, …]")
     version, number, *fields = values
-    kind = _KINDS.get(number)
+    kind = _KINDS.get(number) if isinstance(number, int) else None
     if version != COMMAND_VERSION or kind is None:
         raise ValueError(f"a command of version {version} and kind {number}, which this software does not know")
-    return kind(*fields[: len(kind.__match_args__)])
+    try:
+        return kind(*fields[: len(kind.__match_args__)])
+    except TypeError as error:
+        raise ValueError(f"a command of kind {number} that lacks a field: {error}") from None

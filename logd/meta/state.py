@@ -164,7 +164,9 @@ class MetaState:
         """The state that `snapshot` was taken of; the empty one for no bytes. Raises ValueError."""
         if not snapshot:
             return cls()
-        values: list[Any] = msgpack.unpackb(snapshot)
+        values: Any = msgpack.unpackb(snapshot)
+        if not isinstance(values, list) or not values:
+            raise ValueError("a snapshot that is not an array [version, …]")
         if values[0] != SNAPSHOT_VERSION:
             raise ValueError(f"a snapshot of version {values[0]}: this software knows {SNAPSHOT_VERSION}")
         _, next_group, next_producer_id, topics, named = values
