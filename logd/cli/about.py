@@ -42,7 +42,7 @@ def ping(*, count: int) -> None:
     output.current().answer({"node": node, "milliseconds": [round(each, 3) for each in milliseconds]}, "\n".join(lines))
 
 
-@click.command("version")
+@click.command("version", short_help="Print the version of logctl, and of the node if one answers.")
 @connection_options
 @output_options
 def version() -> None:

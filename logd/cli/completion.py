@@ -10,7 +10,7 @@ SHELLS = ("bash", "zsh", "fish")
 COMPLETE_VARIABLE = "_LOGCTL_COMPLETE"
 
 
-@click.command("completion")
+@click.command("completion", short_help="Print what a shell needs to complete logctl's commands.")
 @click.argument("shell", type=click.Choice(SHELLS))
 @output_options
 def command(*, shell: str) -> None:

@@ -91,7 +91,7 @@ _HELP: Final = f"""Print the records of TOPIC, by default from its start to its 
     """
 
 
-@click.command("consume", help=_HELP)
+@click.command("consume", help=_HELP, short_help="Read records from a topic.")
 @click.argument("topic", shell_complete=complete_topics)
 @click.option(
     "--from",

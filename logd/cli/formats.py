@@ -279,8 +279,9 @@ class MsgpackCutter:
             raw=False, max_buffer_size=2 * record_bytes_max + (4 << 20), max_ext_len=0, strict_map_key=True
         )
         self._objects = 0
-        self._position = 0
+        # In bytes: what was given, and where the last whole object ended in it.
         self._fed = 0
+        self._position = 0
 
     def feed(self, chunk: bytes) -> Sequence[Given]:
         self._fed += len(chunk)
@@ -290,11 +291,11 @@ class MsgpackCutter:
             for document in self._unpacker:
                 self._objects += 1
                 records.append(_given(document, f"object {self._objects}", _bytes_of_msgpack))
+                self._position = self._unpacker.tell()
         except self._errors as error:
             raise _invalid(
                 f"object {self._objects + 1}", f"not msgpack: {str(error) or type(error).__name__}"
             ) from None
-        self._position = self._unpacker.tell()
         return records
 
     def finish(self) -> Sequence[Given]:

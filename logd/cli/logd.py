@@ -4,6 +4,7 @@ For: the entry point. Must not know: how a node works. The one idea: everything 
 is started, in a line each that names the key and where it was written.
 """
 
+import contextlib
 import os
 import shlex
 import signal
@@ -184,8 +185,12 @@ async def _serve(config: "Config", certificates: str | None) -> None:
     from logd.node.node import Node, Ready  # noqa: PLC0415
 
     def on_ready(ready: Ready) -> None:
+        address = str(Address(ready.host, ready.port))
+        # The one line on standard output: whoever started the node with port 0 learns from it where it is.
+        with contextlib.suppress(OSError):
+            click.echo(f"ready address={address}")
         if certificates is not None:
-            _welcome(str(Address(ready.host, ready.port)), certificates, config.node.data_dir)
+            _welcome(address, certificates, config.node.data_dir)
 
     node = Node(config, on_ready)
     async with trio.open_nursery() as nursery:

@@ -143,7 +143,7 @@ class Outcome:
     ranges: Ranges
 
 
-@click.command("produce")
+@click.command("produce", short_help="Append records to a topic.")
 @click.argument("topic", shell_complete=complete_topics)
 @click.argument("files", nargs=-1, type=click.Path(allow_dash=True))
 @click.option("--value", multiple=True, help="A record's value, instead of an input; may be repeated.", metavar="TEXT")

@@ -99,9 +99,11 @@ def _usage_text(error: click.ClickException, program: str, *, as_json: bool) -> 
     message = error.format_message()
     if as_json:
         return error_line(program, "Usage", message, {}, "", as_json=True)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return message
     path = context.command_path if context is not None else program
     if isinstance(error, click.NoSuchOption) and isinstance(context and context.command, click.Group):
-        message = f"{message} (options of a command stand after it)"
+        message = f"{message.rstrip('.')}; a command's options stand after it"
     return f"{program}: {printable(message)}\n  see `{path} --help`"
 
 
