@@ -16,7 +16,7 @@ import click
 from logd.cli import contexts, output
 from logd.cli.contexts import Context
 from logd.cli.errors import CertificateRefused, ConfigurationProblem, Timeout
-from wire.errors import LogdError, ProtocolError
+from wire.errors import ConnectionFailed, LogdError, ProtocolError
 from wire.types import PORT_DEFAULT
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ async def connected_to(connection: Connection) -> AsyncIterator["wire.Client"]:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 client = await stack.enter_async_context(wire.Client(list(connection.servers), tls=tls))
-            except wire.ConnectionFailed as error:
+            except ConnectionFailed as error:
                 raise _told_apart(error) from error
             is_connected = True
             scope.deadline = math.inf

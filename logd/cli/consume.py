@@ -147,11 +147,12 @@ async def _run(plan: Plan, write: Writer, out: output.Output) -> None:
 
     async with interruptible() as interruption, connected() as client:
         reading = _Reading(plan, client, write, interruption)
+        is_complete = False
         try:
             await reading.run(out)
+            is_complete = interruption.signal is None
         finally:
-            if reading.began:
-                reading.summarize(out)
+            reading.summarize(out, is_complete=is_complete)
 
 
 class _Printer:
@@ -166,6 +167,8 @@ class _Printer:
         self._wanted = anyio.Event()
         self._written = anyio.Event()
         self._is_writing = False
+        # Some of what was read was not printed.
+        self.has_failed = False
         self.bytes_written = 0
 
     def put(self, data: bytes) -> None:
@@ -197,7 +200,11 @@ class _Printer:
             self._waiting_bytes = 0
             self._wanted = anyio.Event()
             self._is_writing = True
-            await self._sink.write(data)
+            try:
+                await self._sink.write(data)
+            except BaseException:
+                self.has_failed = True
+                raise
             self._is_writing = False
             self.bytes_written += len(data)
             self._written.set()
@@ -221,10 +228,6 @@ class _Reading:
         # By partition: the offset to stop before. Empty without `--until`.
         self._bounds: dict[int, int] = {}
         self._lags: dict[int, int] = {}
-
-    @property
-    def began(self) -> bool:
-        return self._begin > 0
 
     async def run(self, out: output.Output) -> None:
         """Raises what stopped it, after everything before it was printed."""
@@ -370,8 +373,10 @@ class _Reading:
 
         self._interruption.group.start_soon(progress.show, f"consuming {self._plan.topic}", take, None)
 
-    def summarize(self, out: output.Output) -> None:
-        """Say, on standard error, how much it was and where to go on."""
+    def summarize(self, out: output.Output, *, is_complete: bool) -> None:
+        """Say, on standard error, how much it was and where to go on; nothing where an error says it all."""
+        if not is_complete and (not self._records or self._printer.has_failed):
+            return
         seconds = max(time.perf_counter() - self._begin, 1e-6)
         if out.as_json:
             document = {
@@ -382,6 +387,7 @@ class _Reading:
                 "partitions": [
                     {"partition": number, "next_offset": offset} for number, offset in sorted(self._positions.items())
                 ],
+                "complete": is_complete,
             }
             out.note(output.json_line(document))
             return

@@ -19,7 +19,7 @@ from json.encoder import encode_basestring
 from typing import Any, Final, NamedTuple, Protocol
 
 from logd.cli.errors import InvalidInput
-from wire.errors import RecordTooLarge
+from wire.errors import LogdError, RecordTooLarge
 from wire.types import Record
 
 FORMATS: Final = ("raw", "lines", "json", "msgpack")
@@ -36,7 +36,13 @@ class Given(NamedTuple):
 
 
 class Cutter(Protocol):
-    """Cuts a stream of bytes into records. Raises InvalidInput and RecordTooLarge (details: `place`)."""
+    """Cuts a stream of bytes into records.
+
+    When something in it is wrong, what stood before that is still returned, and `problem` says what: InvalidInput or
+    RecordTooLarge, with the `place` in its details. Nothing may be fed afterwards.
+    """
+
+    problem: LogdError | None
 
     def feed(self, chunk: bytes) -> Sequence[Given]:
         """The records that this chunk completes."""
@@ -50,6 +56,8 @@ class Cutter(Protocol):
 
 class RawCutter:
     """Records of exactly `record_bytes`, and one of what is left: an input that fits is one record."""
+
+    problem: LogdError | None = None
 
     def __init__(self, record_bytes: int) -> None:
         self._record_bytes = record_bytes
@@ -84,13 +92,15 @@ class _LineSplitter:
         # Invariant: the sum of the lengths of `_pending`, at most `line_bytes_max`.
         self._pending_bytes = 0
         self.lines = 0
+        self.problem: LogdError | None = None
 
     def feed(self, chunk: bytes) -> list[bytes]:
         first, newline, rest = chunk.partition(b"\n")
         self._pending.append(first)
         self._pending_bytes += len(first)
         if self._pending_bytes > self._line_bytes_max:
-            raise _too_large(self._pending_bytes, self._line_bytes_max, f"line {self.lines + 1}")
+            self.problem = _too_large(self._pending_bytes, self._line_bytes_max, f"line {self.lines + 1}")
+            return []
         if not newline:
             return []
         lines = rest.split(b"\n")
@@ -101,7 +111,8 @@ class _LineSplitter:
         # One comparison in C for the common case, where no line is near the bound.
         if len(chunk) > self._line_bytes_max and max(map(len, lines)) > self._line_bytes_max:
             at = next(number for number, line in enumerate(lines) if len(line) > self._line_bytes_max)
-            raise _too_large(len(lines[at]), self._line_bytes_max, f"line {self.lines + at + 1}")
+            self.problem = _too_large(len(lines[at]), self._line_bytes_max, f"line {self.lines + at + 1}")
+            del lines[at:]
         self.lines += len(lines)
         return lines
 
@@ -109,7 +120,7 @@ class _LineSplitter:
         rest = b"".join(self._pending)
         self._pending = []
         self._pending_bytes = 0
-        if not rest:
+        if not rest or self.problem is not None:
             return []
         self.lines += 1
         return [rest]
@@ -126,23 +137,45 @@ def _invalid(place: str, problem: str) -> InvalidInput:
     return InvalidInput(f"{place}: {problem}", {"place": place, "problem": problem})
 
 
-class LinesCutter:
+class _LineCutter:
+    """A record a line, however it is written."""
+
+    def __init__(self, line_bytes_max: int) -> None:
+        self._splitter = _LineSplitter(line_bytes_max)
+        self.problem: LogdError | None = None
+
+    def feed(self, chunk: bytes) -> Sequence[Given]:
+        return self._taken(self._splitter.feed(chunk))
+
+    def finish(self) -> Sequence[Given]:
+        return self._taken(self._splitter.finish())
+
+    def _taken(self, lines: list[bytes]) -> Sequence[Given]:
+        records: list[Given] = []
+        try:
+            self._records(lines, records)
+        except InvalidInput as error:
+            self.problem = error
+        # A line that is too long stands behind those that could be split off.
+        self.problem = self.problem or self._splitter.problem
+        return records
+
+    def _records(self, lines: list[bytes], records: list[Given]) -> None:
+        """Add the records of these lines. Raises InvalidInput, after those before it were added."""
+        raise NotImplementedError
+
+
+class LinesCutter(_LineCutter):
     """A record a line; with a separator, what stands before its first occurrence is the key. Carriage returns stay."""
 
     def __init__(self, record_bytes_max: int, key_separator: bytes | None = None) -> None:
-        self._splitter = _LineSplitter(record_bytes_max)
+        super().__init__(record_bytes_max)
         self._separator = key_separator
 
-    def feed(self, chunk: bytes) -> Sequence[Given]:
-        return self._records(self._splitter.feed(chunk))
-
-    def finish(self) -> Sequence[Given]:
-        return self._records(self._splitter.finish())
-
-    def _records(self, lines: list[bytes]) -> Sequence[Given]:
+    def _records(self, lines: list[bytes], records: list[Given]) -> None:
         if self._separator is None:
-            return list(map(Given, lines))
-        records = []
+            records.extend(map(Given, lines))
+            return
         for number, line in enumerate(lines, self._splitter.lines - len(lines) + 1):
             key, found, value = line.partition(self._separator)
             if not found:
@@ -150,29 +183,19 @@ class LinesCutter:
                     f"line {number}", f"there is no key separator {self._separator.decode(errors='replace')!r}"
                 )
             records.append(Given(value, key))
-        return records
 
 
-class JsonCutter:
+class JsonCutter(_LineCutter):
     """A record a line, as a JSON object; empty lines are skipped."""
 
     def __init__(self, record_bytes_max: int) -> None:
         # Escapes and Base64 make a record longer than it is, sixfold at most (`\u0000` for one byte).
-        self._splitter = _LineSplitter(6 * record_bytes_max + 4096)
+        super().__init__(6 * record_bytes_max + 4096)
 
-    def feed(self, chunk: bytes) -> Sequence[Given]:
-        return self._records(self._splitter.feed(chunk))
-
-    def finish(self) -> Sequence[Given]:
-        return self._records(self._splitter.finish())
-
-    def _records(self, lines: list[bytes]) -> Sequence[Given]:
-        first = self._splitter.lines - len(lines) + 1
-        return [
-            _given_of_json(line, f"line {number}")
-            for number, line in enumerate(lines, first)
-            if line and not line.isspace()
-        ]
+    def _records(self, lines: list[bytes], records: list[Given]) -> None:
+        for number, line in enumerate(lines, self._splitter.lines - len(lines) + 1):
+            if line and not line.isspace():
+                records.append(_given_of_json(line, f"line {number}"))
 
 
 def _given_of_json(line: bytes, place: str) -> Given:
@@ -272,8 +295,8 @@ class MsgpackCutter:
     def __init__(self, record_bytes_max: int) -> None:
         import msgpack  # noqa: PLC0415  # only who asks for the format pays for it
 
+        self.problem: LogdError | None = None
         self._errors = (ValueError, msgpack.UnpackException, msgpack.BufferFull)
-        self._incomplete = msgpack.OutOfData
         # Room for one record that may just fit, and for the chunk that brings it to its end.
         self._unpacker = msgpack.Unpacker(
             raw=False, max_buffer_size=2 * record_bytes_max + (4 << 20), max_ext_len=0, strict_map_key=True
@@ -285,22 +308,23 @@ class MsgpackCutter:
 
     def feed(self, chunk: bytes) -> Sequence[Given]:
         self._fed += len(chunk)
-        records = []
+        records: list[Given] = []
         try:
             self._unpacker.feed(chunk)
             for document in self._unpacker:
                 self._objects += 1
                 records.append(_given(document, f"object {self._objects}", _bytes_of_msgpack))
                 self._position = self._unpacker.tell()
+        except InvalidInput as error:
+            self.problem = error
         except self._errors as error:
-            raise _invalid(
-                f"object {self._objects + 1}", f"not msgpack: {str(error) or type(error).__name__}"
-            ) from None
+            why = str(error) or type(error).__name__
+            self.problem = _invalid(f"object {self._objects + 1}", f"not msgpack: {why}")
         return records
 
     def finish(self) -> Sequence[Given]:
-        if self._position != self._fed:
-            raise _invalid(f"object {self._objects + 1}", "the input ends in the middle of it")
+        if self.problem is None and self._position != self._fed:
+            self.problem = _invalid(f"object {self._objects + 1}", "the input ends in the middle of it")
         return ()
 
 

@@ -22,7 +22,7 @@ from logd.cli.formats import FORMATS, Given, cutter
 from logd.cli.options import connection_options, output_options
 from logd.cli.topics import complete_topics
 from logd.cli.values import PAIR, duration, size, whole_number
-from wire.errors import BufferFull, LogdError, OutcomeUnknown, RecordTooLarge
+from wire.errors import BufferFull, LogdError, OutcomeUnknown
 from wire.types import Acks, Codec
 
 if TYPE_CHECKING:
@@ -289,7 +289,8 @@ async def _run(plan: Plan, out: output.Output) -> None:
                     raise problem
         finally:
             if sending.began:
-                _summarize(plan, sending.outcome(), out, is_complete=problem is None)
+                is_complete = problem is None and interruption.signal is None
+                _summarize(plan, sending.outcome(), out, is_complete=is_complete)
 
 
 class _Sending:
@@ -404,16 +405,18 @@ class _Sending:
             self._plan.record_bytes or self._record_bytes_max,
             self._plan.key_separator,
         )
-        try:
-            with opened(path) as descriptor:
-                async with contextlib.aclosing(chunks(descriptor, path)) as stream:
-                    async for chunk in stream:
-                        await self._send(cut.feed(chunk), partition)
-                        self._input_bytes += len(chunk)
-                await self._send(cut.finish(), partition)
-        except (InvalidInput, RecordTooLarge) as error:
+        with opened(path) as descriptor:
+            async with contextlib.aclosing(chunks(descriptor, path)) as stream:
+                async for chunk in stream:
+                    await self._send(cut.feed(chunk), partition)
+                    self._input_bytes += len(chunk)
+                    if cut.problem is not None:
+                        break
+        if cut.problem is None:
+            await self._send(cut.finish(), partition)
+        if cut.problem is not None:
             name = "standard input" if path == "-" else path
-            raise type(error)(f"{name}: {error}", {**error.details, "path": path}) from None
+            raise type(cut.problem)(f"{name}: {cut.problem}", {**cut.problem.details, "path": path})
 
     async def _partition_of_pieces(self) -> int | None:
         """All pieces of one raw input go to one partition, for their order matters; which one is left to chance."""
@@ -497,6 +500,9 @@ def _summarize(plan: Plan, outcome: Outcome, out: output.Output, *, is_complete:
             "complete": is_complete,
         }
         click.echo(output.json_line(document))
+        return
+    if not is_complete and not outcome.records and not outcome.records_failed and not outcome.records_unknown:
+        # The error says it all.
         return
     out.note(
         f"produced {output.count_text(outcome.records, 'record')} ({output.bytes_text(outcome.encoded_bytes)}) to "

@@ -32,7 +32,12 @@ def cut(cutter: Cutter, data: bytes, chunk_bytes: int = 1 << 20) -> list[Given]:
     records: list[Given] = []
     for at in range(0, len(data), chunk_bytes):
         records += cutter.feed(data[at : at + chunk_bytes])
-    records += cutter.finish()
+        if cutter.problem is not None:
+            break
+    else:
+        records += cutter.finish()
+    if cutter.problem is not None:
+        raise cutter.problem
     return records
 
 
@@ -90,8 +95,8 @@ def test_a_line_of_just_the_limit_passes() -> None:
 def test_a_line_without_end_is_not_collected() -> None:
     cutter = LinesCutter(10)
     assert [cutter.feed(b"x") for _ in range(10)] == [[]] * 10
-    with pytest.raises(RecordTooLarge):
-        cutter.feed(b"x")
+    assert cutter.feed(b"x") == []
+    assert isinstance(cutter.problem, RecordTooLarge)
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 100])
@@ -208,6 +213,31 @@ def test_no_bytes_raise_anything_but_typed_errors(data: bytes, chunk_bytes: int,
     except LogdError:
         return
     assert all(isinstance(each, Given) for each in records)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("lines", b"k:1\nk:2\noops\nk:4\n"),
+        ("lines", b"k:1\nk:2\n" + b"k" * 2000 + b"\nk:4\n"),
+        ("json", b'{"value": "1"}\n{"value": "2"}\n{"val": "3"}\n{"value": "4"}\n'),
+        (
+            "msgpack",
+            msgpack.packb({"value": "1"}) + msgpack.packb({"value": "2"}) + b"\xc1" + msgpack.packb({"value": "4"}),
+        ),
+        ("msgpack", msgpack.packb({"value": "1"}) + msgpack.packb({"value": "2"}) + msgpack.packb(5)),
+    ],
+)
+@pytest.mark.parametrize("chunk_bytes", [1, 13, 10_000])
+def test_what_stands_before_something_wrong_is_not_lost(name: str, data: bytes, chunk_bytes: int) -> None:
+    cut_by = cutter(name, BYTES_MAX, BYTES_MAX, b":")
+    records: list[Given] = []
+    for at in range(0, len(data), chunk_bytes):
+        records += cut_by.feed(data[at : at + chunk_bytes])
+        if cut_by.problem is not None:
+            break
+    assert values(records) == [b"1", b"2"]
+    assert cut_by.problem is not None
 
 
 # --- round trips ------------------------------------------------------------------------------------------------------
