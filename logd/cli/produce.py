@@ -280,7 +280,7 @@ async def _run(plan: Plan, out: output.Output) -> None:
 
     async with interruptible() as interruption, connected() as client:
         sending = _Sending(plan, client, interruption)
-        problem: BaseException | None = None
+        problem: LogdError | None = None
         try:
             async with sending.producer:
                 problem = await sending.run(out)
@@ -288,9 +288,9 @@ async def _run(plan: Plan, out: output.Output) -> None:
                     # Whoever leaves by an exception is not made to wait for what cannot be acknowledged any more.
                     raise problem
         finally:
-            if sending.began:
+            if sending.outcome is not None:
                 is_complete = problem is None and interruption.signal is None
-                _summarize(plan, sending.outcome(), out, is_complete=is_complete)
+                _summarize(plan, sending.outcome, out, is_complete=is_complete)
 
 
 class _Sending:
@@ -328,17 +328,20 @@ class _Sending:
         # buffer bounds those that are not done.
         self._pending: deque[list[wire.Acknowledgement]] = deque()
         self._ranges = Ranges()
-        self._begin = 0.0
-        self._end: float | None = None
-
-    @property
-    def began(self) -> bool:
-        return self._begin > 0
+        # Set when the run ends, in whatever way.
+        self.outcome: Outcome | None = None
 
     async def run(self, out: output.Output) -> LogdError | None:
         """Send everything and wait until it is acknowledged; returns what stopped it."""
-        self._begin = time.perf_counter()
+        begin = time.perf_counter()
         self._show_progress(out)
+        try:
+            return await self._run(out)
+        finally:
+            # Before the producer is left: it counts as failed what it abandons, and that may be in the log.
+            self.outcome = self._take_outcome(time.perf_counter() - begin)
+
+    async def _run(self, out: output.Output) -> LogdError | None:
         problem: LogdError | None = None
         try:
             with self._interruption.stopping_here():
@@ -350,10 +353,9 @@ class _Sending:
             out.note(
                 f"waiting for {output.count_text(waiting, 'record')} to be acknowledged; Ctrl-C again abandons them"
             )
-        problem = await self._flush(STOP_SECONDS_MAX if is_stopped else math.inf) or problem
-        self._end = time.perf_counter()
-        self._count_acknowledged(to_the_end=True)
-        return problem
+        # What was taken before the problem is brought to its end all the same.
+        unflushed = await self._flush(STOP_SECONDS_MAX if is_stopped else math.inf)
+        return problem or unflushed
 
     async def _flush(self, seconds: float) -> LogdError | None:
         import anyio  # noqa: PLC0415
@@ -462,12 +464,11 @@ class _Sending:
             self._pending.popleft()
             self._ranges.add_all(done)
 
-    def outcome(self) -> Outcome:
-        """What came of it so far."""
-        known = self.producer.statistics
+    def _take_outcome(self, seconds: float) -> Outcome:
         self._count_acknowledged(to_the_end=True)
+        known = self.producer.statistics
         return Outcome(
-            seconds=(self._end or time.perf_counter()) - self._begin,
+            seconds=seconds,
             records=known.records_acknowledged,
             records_failed=known.records_failed,
             records_unknown=self._records_waiting(),

@@ -1,0 +1,313 @@
+"""Records go in and come out through the programs themselves, and stop as they promise when they are stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from tests.support.reference_server import ReferenceServer, Silence
+from tests.support.servers import running_reference
+from wire.messages import Message, Produce
+
+WAIT_SECONDS_MAX = 30.0
+# Of the process: what the issue of a 1 GiB file allows, in KiB as the kernel counts.
+RESIDENT_KIB_MAX = 200 << 10
+
+
+class Node:
+    """A reference server, and a way to call `logctl` against it."""
+
+    def __init__(self, server: ReferenceServer, directory: Path) -> None:
+        self.server = server
+        self.directory = directory
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("LOGCTL_", "XDG_"))},
+            "HOME": str(directory),
+            "PYTHONWARNINGS": "error",
+            "LOGCTL_SERVER": f"127.0.0.1:{server.port}",
+        }
+
+    def start(self, *words: str, **attributes: Any) -> subprocess.Popen[bytes]:
+        program = [sys.executable, "-c", "from logd.cli.logctl import main; main()"]
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **attributes}
+        return subprocess.Popen([*program, *words], cwd=self.directory, env=self._environment, **streams)
+
+    def call(self, *words: str, given: bytes = b"") -> tuple[int, bytes, str]:
+        process = self.start(*words)
+        out, err = process.communicate(given, WAIT_SECONDS_MAX)
+        return process.returncode, out, err.decode()
+
+    def topic(self, name: str, partitions: int = 1) -> str:
+        code, _, err = self.call("topic", "create", name, "--partitions", str(partitions), "--quiet")
+        assert code == 0, err
+        return name
+
+
+@pytest.fixture(scope="module")
+def _portal_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    directory = tmp_path_factory.mktemp("node")
+    with (
+        start_blocking_portal("trio") as portal,
+        portal.wrap_async_context_manager(running_reference(directory / ".logd" / "tls")) as server,
+    ):
+        yield Node(server, directory)
+
+
+@pytest.fixture
+def node(_portal_and_server: Node) -> Iterator[Node]:
+    yield _portal_and_server
+    _portal_and_server.server.interfere = lambda _message: None
+
+
+def read_line(stream: Any, wanted: Callable[[str], bool]) -> str:
+    for line in stream:
+        text: str = line.decode()
+        if wanted(text):
+            return text
+    raise AssertionError("the stream ended")
+
+
+def summary_of(err: str) -> Sequence[str]:
+    return err.splitlines()
+
+
+def test_what_went_in_comes_out(node: Node) -> None:
+    topic = node.topic("roundtrip")
+    data = b"a\r\n\nc\xff\x00\n"
+    assert node.call("produce", topic, given=data)[0] == 0
+    assert node.call("consume", topic, "--quiet") == (0, data, "")
+
+
+def test_a_summary_for_programs_counts_everything(node: Node) -> None:
+    topic = node.topic("summary", 2)
+    lines = b"".join(b"%d\n" % number for number in range(1000))
+    code, out, err = node.call("produce", topic, "--output", "json", "--batch-records", "100", given=lines)
+    summary = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (summary["records"], summary["records_failed"], summary["records_unknown"]) == (1000, 0, 0)
+    assert sum(each["records"] for each in summary["partitions"]) == 1000
+    assert {each["next_offset"] - each["base_offset"] == each["records"] for each in summary["partitions"]} == {True}
+    assert summary["durability"] == "quorum_fsync"
+    assert summary["complete"] is True
+
+
+def test_a_large_file_passes_in_bounded_memory(node: Node) -> None:
+    topic = node.topic("large", 2)
+    path = node.directory / "large"
+    path.write_bytes(os.urandom(1 << 20) * 48)
+    with path.open("rb") as stdin:
+        produce = node.start("produce", topic, "--format", "raw", "--quiet", stdin=stdin)
+        _, status, produced = os.wait4(produce.pid, 0)
+        produce.communicate()
+    assert os.waitstatus_to_exitcode(status) == 0
+    with (node.directory / "again").open("wb") as stdout:
+        consume = node.start("consume", topic, "--format", "raw", "--quiet", stdout=stdout)
+        _, status, consumed = os.wait4(consume.pid, 0)
+        consume.communicate()
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert (node.directory / "again").read_bytes() == path.read_bytes()
+    assert max(produced.ru_maxrss, consumed.ru_maxrss) < RESIDENT_KIB_MAX
+
+
+def test_json_of_one_topic_makes_the_same_topic_again(node: Node) -> None:
+    first, second = node.topic("copy1", 3), node.topic("copy2", 3)
+    lines = b"".join(b'{"value":"v%d","key":"k%d","headers":{"n":"%d"}}\n' % (n, n % 7, n) for n in range(100))
+    assert node.call("produce", first, "--format", "json", given=lines)[0] == 0
+    copied = node.call("consume", first, "--format", "json", "--quiet")[1]
+    assert node.call("produce", second, "--format", "json", given=copied)[0] == 0
+    again = node.call("consume", second, "--format", "json", "--quiet")[1]
+    assert sorted(again.splitlines()) == sorted(copied.splitlines())
+
+
+def test_ctrl_c_ends_reading_and_keeps_what_was_accepted(node: Node) -> None:
+    topic = node.topic("interrupted")
+    produce = node.start("produce", topic, "--output", "json")
+    assert produce.stdin is not None
+    produce.stdin.write(b"accepted\n")
+    produce.stdin.flush()
+    assert node.call("consume", topic, "--follow", "--count", "1", "--quiet")[1] == b"accepted\n"
+    produce.send_signal(signal.SIGINT)
+    # The input is still open: only the signal can end it.
+    assert produce.wait(WAIT_SECONDS_MAX) == 130
+    out, err = produce.communicate()
+    assert (json.loads(out)["records"], json.loads(out)["complete"]) == (1, False)
+    assert json.loads(err)["error"]["code"] == "Interrupted"
+
+
+def test_a_second_ctrl_c_abandons_what_is_not_acknowledged(node: Node) -> None:
+    topic = node.topic("abandoned")
+    arrived = threading.Event()
+
+    def keep_silent(message: Message) -> None:
+        if isinstance(message, Produce):
+            arrived.set()
+            raise Silence
+
+    node.server.interfere = keep_silent
+    produce = node.start("produce", topic)
+    assert produce.stdin is not None
+    produce.stdin.write(b"one\n")
+    produce.stdin.flush()
+    assert arrived.wait(WAIT_SECONDS_MAX)
+    produce.send_signal(signal.SIGINT)
+    assert "1 record to be acknowledged" in read_line(produce.stderr, lambda line: "Ctrl-C again" in line)
+    produce.send_signal(signal.SIGINT)
+    assert produce.wait(WAIT_SECONDS_MAX) == 130
+    err = produce.communicate()[1].decode()
+    assert "1 record abandoned: they may be in the log or not" in err
+    assert "Traceback" not in err
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(node: Node) -> None:
+    topic = node.topic("terminated")
+    node.call("produce", topic, "--value", "x")
+    consume = node.start("consume", topic, "--follow")
+    assert consume.stdout is not None
+    assert consume.stdout.readline() == b"x\n"
+    consume.send_signal(signal.SIGTERM)
+    assert consume.wait(WAIT_SECONDS_MAX) == 143
+    assert "next offset 1" in consume.communicate()[1].decode()
+
+
+def test_ctrl_c_ends_waiting_with_a_summary(node: Node) -> None:
+    topic = node.topic("waiting")
+    node.call("produce", topic, "--value", "x")
+    consume = node.start("consume", topic, "--follow")
+    assert consume.stdout is not None
+    assert consume.stdout.readline() == b"x\n"
+    consume.send_signal(signal.SIGINT)
+    assert consume.wait(WAIT_SECONDS_MAX) == 130
+    err = consume.communicate()[1].decode()
+    assert "consumed 1 record of waiting" in err
+    assert err.endswith("logctl: interrupted\n")
+
+
+def test_a_reader_that_goes_away_is_no_reason_for_words(node: Node) -> None:
+    topic = node.topic("pipe")
+    node.call("produce", topic, given=b"x" * 99 + b"\n" + b"y\n" * 500_000)
+    with node.start("consume", topic) as consume:
+        assert consume.stdout is not None
+        assert consume.stderr is not None
+        consume.stdout.readline()
+        consume.stdout.close()
+        assert consume.wait(WAIT_SECONDS_MAX) == 141
+        assert consume.stderr.read() == b""
+
+
+def test_a_reader_that_goes_away_is_noticed_while_there_is_nothing_to_print(node: Node) -> None:
+    topic = node.topic("idle")
+    with node.start("consume", topic, "--follow") as consume:
+        assert consume.stdout is not None
+        consume.stdout.close()
+        assert consume.wait(WAIT_SECONDS_MAX) == 141
+
+
+def test_wrong_input_stops_after_what_stood_before_it(node: Node) -> None:
+    topic = node.topic("wrong")
+    code, _, err = node.call("produce", topic, "--format", "json", given=b'{"value":"a"}\n{"value":"b"}\nnonsense\n')
+    assert code == 9
+    assert "produced 2 records" in err
+    assert "standard input: line 3: not a JSON object" in err
+    assert node.call("consume", topic, "--quiet")[1] == b"a\nb\n"
+
+
+def test_all_pieces_of_one_file_go_to_one_partition(node: Node) -> None:
+    topic = node.topic("pieces", 8)
+    code, out, _ = node.call("produce", topic, "-f", "raw", "--record-bytes", "10", "-o", "json", given=b"z" * 1000)
+    assert code == 0
+    assert [each["records"] for each in json.loads(out)["partitions"]] == [100]
+
+
+def test_a_key_decides_the_partition(node: Node) -> None:
+    topic = node.topic("keyed", 4)
+    lines = b"".join(b"key-%d=v%d\n" % (number % 20, number) for number in range(400))
+    assert node.call("produce", topic, "--key-separator", "=", "--batch-records", "10", given=lines)[0] == 0
+    printed = node.call("consume", topic, "--format", "%k %p", "--quiet")[1].split(b"\n")[:-1]
+    assert len(printed) == 400
+    assert len({line.split()[0] for line in printed}) == len(set(printed)) == 20
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--count", "2"], b"0\n1\n"),
+        (["--from", "7"], b"7\n8\n9\n"),
+        (["--from", "-2"], b"8\n9\n"),
+        (["--from", "-99", "--until", "1"], b"0\n"),
+        (["--from", "end"], b""),
+        (["--from", "3", "--until", "5"], b"3\n4\n"),
+        (["--from", "5", "--until", "3"], b""),
+        (["--until", "end", "--follow", "--from", "8"], b"8\n9\n"),
+        (["--until", "4", "--follow"], b"0\n1\n2\n3\n"),
+        (["--until", "-1h", "--follow"], b""),
+        (["--until", "+300ms", "--follow", "--from", "9"], b"9\n"),
+        (["--from", "@0", "--count", "1"], b"0\n"),
+        (["--from", "+1h"], b""),
+    ],
+)
+def test_a_part_of_a_topic(node: Node, words: list[str], expected: bytes) -> None:
+    topic = "part"
+    if topic not in node.server.topics:
+        node.topic(topic)
+        node.call("produce", topic, "--batch-records", "4", given=b"".join(b"%d\n" % n for n in range(10)))
+    assert node.call("consume", topic, "--quiet", *words) == (0, expected, "")
+
+
+@pytest.mark.parametrize(
+    "words", [["--from", "-1"], ["--from", "2"], ["--from", "1", "--until", "3"], ["--until", "2"]]
+)
+def test_a_part_of_every_partition(node: Node, words: list[str]) -> None:
+    topic = "parts"
+    if topic not in node.server.topics:
+        node.topic(topic, 2)
+        for partition in ("0", "1"):
+            node.call("produce", topic, "--partition", partition, given=b"a\nb\nc\n")
+    code, out, err = node.call("consume", topic, "--quiet", "--format", "%o", *words)
+    assert (code, err) == (0, "")
+    wanted = {"-1": [2], "2": [2], "1": [1, 2]}.get(words[1] if words[0] == "--from" else "", [0, 1])
+    assert sorted(map(int, out.split())) == sorted(wanted * 2)
+
+
+def test_no_node_is_an_error_of_its_own(node: Node) -> None:
+    code, out, err = node.call("topic", "list", "--server", "127.0.0.1:1", "--timeout", "300ms")
+    assert (code, out) == (6, b"")
+    assert err.startswith("logctl: no connection to 127.0.0.1:1 within 0.3 s\n")
+
+
+def test_a_file_that_is_no_certificate_is_refused(node: Node) -> None:
+    (node.directory / "nonsense.crt").write_text("nonsense")
+    code, _, err = node.call("ping", "--tls-ca", "nonsense.crt")
+    assert code == 5
+    assert "nonsense.crt: no CA certificate" in err
+
+
+def test_a_wrong_cluster_is_refused(node: Node) -> None:
+    code, _, err = node.call("ping", "--cluster-name", "other")
+    assert code == 5
+    assert "not to 'other'" in err
+
+
+def test_topics_complete(node: Node) -> None:
+    node.topic("completable")
+    process = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv = ['logctl']; from logd.cli.logctl import main; main()"],
+        cwd=node.directory,
+        env={
+            "HOME": str(node.directory),
+            "_LOGCTL_COMPLETE": "bash_complete",
+            "COMP_WORDS": f"logctl consume --server 127.0.0.1:{node.server.port} completa",
+            "COMP_CWORD": "4",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (process.stdout, process.stderr) == ("plain,completable\n", "")
