@@ -22,7 +22,7 @@ from logd.cli.formats import FORMATS, Given, cutter
 from logd.cli.options import connection_options, output_options
 from logd.cli.topics import complete_topics
 from logd.cli.values import PAIR, duration, size, whole_number
-from wire.errors import BufferFull, LogdError, OutcomeUnknown
+from wire.errors import BufferFull, ClientClosed, ConnectionLost, LogdError, OutcomeUnknown, StorageFailed
 from wire.types import Acks, Codec
 
 if TYPE_CHECKING:
@@ -127,6 +127,16 @@ def _receipt(acknowledgement: "wire.Acknowledgement") -> "wire.Receipt | None":
     except LogdError:
         # What failed has no place; how many failed, and why, is told elsewhere.
         return None
+
+
+def _may_be_in_log(acknowledgement: "wire.Acknowledgement") -> bool:
+    try:
+        acknowledgement.receipt_nowait()
+    except (ClientClosed, ConnectionLost, OutcomeUnknown, StorageFailed):
+        return True
+    except LogdError:
+        pass
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +338,8 @@ class _Sending:
         # buffer bounds those that are not done.
         self._pending: deque[list[wire.Acknowledgement]] = deque()
         self._ranges = Ranges()
+        # Failed in a way that does not say whether they are in the log.
+        self._records_unknown = 0
         # Set when the run ends, in whatever way.
         self.outcome: Outcome | None = None
 
@@ -338,7 +350,6 @@ class _Sending:
         try:
             return await self._run(out)
         finally:
-            # Before the producer is left: it counts as failed what it abandons, and that may be in the log.
             self.outcome = self._take_outcome(time.perf_counter() - begin)
 
     async def _run(self, out: output.Output) -> LogdError | None:
@@ -463,6 +474,8 @@ class _Sending:
                 return
             self._pending.popleft()
             self._ranges.add_all(done)
+            if self.producer.statistics.records_failed:
+                self._records_unknown += sum(map(_may_be_in_log, done))
 
     def _take_outcome(self, seconds: float) -> Outcome:
         self._count_acknowledged(to_the_end=True)
@@ -470,8 +483,8 @@ class _Sending:
         return Outcome(
             seconds=seconds,
             records=known.records_acknowledged,
-            records_failed=known.records_failed,
-            records_unknown=self._records_waiting(),
+            records_failed=known.records_failed - self._records_unknown,
+            records_unknown=self._records_waiting() + self._records_unknown,
             encoded_bytes=known.bytes_acknowledged,
             batches=known.batches_acknowledged,
             retries=known.retries,
