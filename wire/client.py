@@ -288,7 +288,9 @@ def _refused(address: Address, error: ConnectionLost) -> ConnectionFailed:
     text = str(error)
     if "alert" in text:
         return Misconfigured(f"{address}: the server refused the certificate: {text.removeprefix('TLS: ')}")
-    return ConnectionFailed(f"{address}: the server closed the connection before its greeting: {text}")
+    return ConnectionFailed(
+        f"{address}: the server ended the connection before its greeting; its log says why ({text})"
+    )
 
 
 class _Waiter:

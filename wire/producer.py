@@ -635,9 +635,11 @@ class Producer:
             self._need(lane)
 
     def _on_error(self, lane: _Lane, batch: _Batch, error: LogdError) -> None:
-        is_consequence = lane.is_recovering or batch is not lane.in_flight[0]
-        if isinstance(error, SequenceGap):
-            may_retry = is_consequence
+        is_first = batch is lane.in_flight[0]
+        if isinstance(error, (SequenceGap, UnknownProducer)) and not is_first:
+            may_retry = True  # for want of the batch before it, whose own answer says what is to be done
+        elif isinstance(error, SequenceGap):
+            may_retry = lane.is_recovering
         elif isinstance(error, UnknownProducer):
             # Forgotten for its long silence: what never arrived can be sent under a new identity.
             may_retry = not any(other.may_be_in_log for other in lane.in_flight)

@@ -1,6 +1,7 @@
-"""TLS 1.3 over TCP for a client: connect, prove who both ends are, then move bytes with as few steps as possible.
+"""TLS 1.3 over TCP: prove who both ends are, then move bytes with as few steps as possible; and connect, for a client.
 
-For: `wire.client` alone. Must not know: frames, messages, or when to connect again. The one idea: the socket is ours
+For: `wire.client`, and the server's sessions. Must not know: frames, messages, or when to connect again. The one idea:
+the socket is ours
 and never blocks, and TLS is pumped through two memory buffers beside it. So sending is a plain function call, which
 encrypts everything at once and hands it to the kernel at once: no task is switched, nothing can be cancelled in the
 middle, and what the kernel does not take is sent on by one task. Receiving decrypts everything that has arrived and
@@ -16,7 +17,9 @@ import os
 import re
 import socket
 import ssl
+import threading
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, NoReturn, cast
 
@@ -25,7 +28,7 @@ import anyio
 from wire.errors import ConnectionFailed, ConnectionLost
 from wire.types import PORT_DEFAULT
 
-# What one call to the kernel may bring; more does not make anything faster, and each connection holds this twice.
+# What one call to the kernel may bring; more does not make anything faster.
 RECEIVE_BYTES_MAX: Final = 256 << 10
 # A record that is still incomplete waits inside of TLS: its 16 KiB may come on top.
 _PLAINTEXT_BYTES_MAX: Final = RECEIVE_BYTES_MAX + (32 << 10)
@@ -114,26 +117,62 @@ class Tls:
         return context
 
 
+class _Scratch(threading.local):
+    """Where bytes pass through on their way in: used up before anything else of the thread can run.
+
+    One for all streams of a thread, so that a thousand idle connections do not hold half a gibibyte.
+    """
+
+    def __init__(self) -> None:
+        self.ciphertext = memoryview(bytearray(RECEIVE_BYTES_MAX))
+        self.plaintext = memoryview(bytearray(_PLAINTEXT_BYTES_MAX))
+
+
+_scratch = _Scratch()
+
+
 class SecureStream:
     """One TLS connection. One task receives, one runs `run_sender`; `send_nowait` is for all of the same thread.
 
     After any error the stream is of no more use than to be closed.
     """
 
-    def __init__(self, connected: socket.socket, context: ssl.SSLContext, server_name: str | None) -> None:
+    def __init__(
+        self,
+        connected: socket.socket,
+        context: ssl.SSLContext,
+        server_name: str | None = None,
+        *,
+        server_side: bool = False,
+        write_stall_seconds: float = WRITE_STALL_SECONDS,
+    ) -> None:
         self._socket = connected
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
-        self._ciphertext = memoryview(bytearray(RECEIVE_BYTES_MAX))
-        self._plaintext = memoryview(bytearray(_PLAINTEXT_BYTES_MAX))
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name
+        )
+        self._peer = "client" if server_side else "server"
+        self._write_stall_seconds = write_stall_seconds
         # Invariant: ciphertext that the kernel did not take yet, in order; while there is any, only `run_sender` sends.
         # Its bound is what the user of the stream lets be in flight.
         self._unsent: deque[memoryview] = deque()
         self._sender_wanted = anyio.Event()
+        self._progress = anyio.Event()
         self._broken: _Failure | None = None
         self._ended: _Failure | None = None
 
     # --- sending ---
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Ciphertext that the kernel did not take yet."""
+        return sum(map(len, self._unsent))
+
+    async def wait_sent(self, unsent_bytes_max: int) -> None:
+        """Wait until at most so much is unsent, or the connection is broken, which `receive` tells."""
+        while self.unsent_bytes > unsent_bytes_max and self._broken is None:
+            self._progress = anyio.Event()
+            await self._progress.wait()
 
     def send_nowait(self, data: bytes) -> None:
         """Encrypt `data` and give it to the kernel, or keep what that does not take for `run_sender`.
@@ -173,6 +212,7 @@ class SecureStream:
 
     def _break(self, why: str, cause: Exception) -> None:
         self._unsent.clear()
+        self._progress.set()
         self._broken = _Failure(why, cause)
         self._sender_wanted.set()
 
@@ -182,18 +222,19 @@ class SecureStream:
             await self._sender_wanted.wait()
             if self._broken is not None:
                 self._broken.throw()
-            with anyio.move_on_after(WRITE_STALL_SECONDS):
+            with anyio.move_on_after(self._write_stall_seconds):
                 await anyio.wait_writable(self._socket)
                 self._push()
+                self._progress.set()
                 if not self._unsent and self._broken is None:
                     self._sender_wanted = anyio.Event()
                 continue
-            raise ConnectionLost(f"the server took no byte for {WRITE_STALL_SECONDS:.0f} s")
+            raise ConnectionLost(f"the {self._peer} took no byte for {self._write_stall_seconds:g} s")
 
     # --- receiving ---
 
     async def receive(self) -> memoryview:
-        """Wait for bytes, and return all that have arrived; the view is valid until the next call.
+        """Wait for bytes, and return all that have arrived; the view is valid until the caller waits for anything.
 
         Raises ConnectionLost at the end of the stream, expected or not; the cause is an `ssl.SSLError` if it was one.
         """
@@ -205,18 +246,18 @@ class SecureStream:
             # TLS itself may have something to say: the answer to a key update.
             self._transmit()
             if count:
-                return self._plaintext[:count]
+                return _scratch.plaintext[:count]
 
     async def _receive_ciphertext(self) -> None:
         await anyio.wait_readable(self._socket)
         try:
-            count = self._socket.recv_into(self._ciphertext)
+            count = self._socket.recv_into(_scratch.ciphertext)
         except BlockingIOError:
             return
         except OSError as error:
             raise ConnectionLost(_reason(error)) from error
         if count:
-            self._incoming.write(self._ciphertext[:count])
+            self._incoming.write(_scratch.ciphertext[:count])
         else:
             self._incoming.write_eof()
 
@@ -226,15 +267,15 @@ class SecureStream:
         try:
             while total < _PLAINTEXT_BYTES_MAX:
                 # With a buffer to fill, `read` returns a number.
-                count = cast("int", self._tls.read(_PLAINTEXT_BYTES_MAX - total, self._plaintext[total:]))
+                count = cast("int", self._tls.read(_PLAINTEXT_BYTES_MAX - total, _scratch.plaintext[total:]))
                 if not count:
-                    self._ended = _Failure("the server closed the connection")
+                    self._ended = _Failure(f"the {self._peer} closed the connection")
                     break
                 total += count
         except ssl.SSLWantReadError:
             pass
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            self._ended = _Failure("the server closed the connection")
+            self._ended = _Failure(f"the {self._peer} closed the connection")
         except ssl.SSLError as error:
             self._ended = _Failure(f"TLS: {_reason(error)}", error)
         return total
@@ -259,15 +300,19 @@ class SecureStream:
         except ssl.SSLWantReadError:
             return False
         except ssl.SSLCertVerificationError as error:
-            raise Misconfigured(f"the server's certificate is not trusted: {error.verify_message}") from error
+            raise Misconfigured(f"the {self._peer}'s certificate is not trusted: {error.verify_message}") from error
         except ssl.SSLEOFError as error:
-            raise ConnectionFailed("the server closed the connection during the handshake") from error
+            raise ConnectionFailed(f"the {self._peer} closed the connection during the handshake") from error
         except ssl.SSLError as error:
             raise Misconfigured(f"no TLS 1.3 handshake: {_reason(error)}") from error
         finally:
             # What it has to say goes out in any case: its next message, or the alert that says why it gives up.
             self._transmit()
         return True
+
+    def peer_certificate(self) -> Mapping[str, object]:
+        """What `ssl` tells of the certificate of the other end, after the handshake."""
+        return self._tls.getpeercert() or {}
 
     def check_identity(self, cluster_name: str | None) -> str:
         """The name of the node at the other end, as its certificate says. Raises Misconfigured if it is no node's."""

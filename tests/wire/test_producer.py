@@ -144,9 +144,7 @@ async def test_leaving_by_a_cancellation_does_not_hang(client: wire.Client, topi
     await client.ping()
 
 
-async def test_closing_the_client_under_a_producer_fails_what_is_left(
-    client: wire.Client, topic: str
-) -> None:
+async def test_closing_the_client_under_a_producer_fails_what_is_left(client: wire.Client, topic: str) -> None:
     await client.create_topic(topic, partitions=1)
     producer = wire.Producer(client, topic, linger_seconds=3600)
     await producer.__aenter__()
