@@ -1,5 +1,6 @@
 """`logctl consume`: records of a topic to standard output."""
 
+import contextlib
 import math
 import select
 import sys
@@ -241,10 +242,10 @@ class _Reading:
         group.start_soon(self._printer.run)
         if self._plan.follow:
             group.start_soon(_watch_output)
-        self._show_progress(out)
         try:
-            with self._interruption.stopping_here():
-                await self._read(partitions, starts)
+            async with self._progress(out):
+                with self._interruption.stopping_here():
+                    await self._read(partitions, starts)
         finally:
             with anyio.move_on_after(STOP_SECONDS_MAX) as scope:
                 # Also when a consumer failed: what it gave before is good.
@@ -362,16 +363,16 @@ class _Reading:
 
     # --- telling ---
 
-    def _show_progress(self, out: output.Output) -> None:
+    def _progress(self, out: output.Output) -> contextlib.AbstractAsyncContextManager[None]:
         # Where the records themselves scroll by, a moving line would be in the way.
         if out.quiet or output.is_terminal(sys.stdout) or not output.show_progress():
-            return
+            return contextlib.nullcontext()
         from logd.cli import progress  # noqa: PLC0415
 
         def take() -> progress.Sample:
             return progress.Sample(self._records, self._bytes, sum(self._lags.values()) if self._lags else None)
 
-        self._interruption.group.start_soon(progress.show, f"consuming {self._plan.topic}", take, None)
+        return progress.shown(f"consuming {self._plan.topic}", take, None)
 
     def summarize(self, out: output.Output, *, is_complete: bool) -> None:
         """Say, on standard error, how much it was and where to go on; nothing where an error says it all."""

@@ -346,7 +346,6 @@ class _Sending:
     async def run(self, out: output.Output) -> LogdError | None:
         """Send everything and wait until it is acknowledged; returns what stopped it."""
         begin = time.perf_counter()
-        self._show_progress(out)
         try:
             return await self._run(out)
         finally:
@@ -354,11 +353,12 @@ class _Sending:
 
     async def _run(self, out: output.Output) -> LogdError | None:
         problem: LogdError | None = None
-        try:
-            with self._interruption.stopping_here():
-                await self._send_all()
-        except LogdError as error:
-            problem = error
+        async with self._progress(out):
+            try:
+                with self._interruption.stopping_here():
+                    await self._send_all()
+            except LogdError as error:
+                problem = error
         is_stopped = self._interruption.signal is not None
         if is_stopped and (waiting := self._records_waiting()):
             out.note(
@@ -386,11 +386,11 @@ class _Sending:
         known = self.producer.statistics
         return known.records_sent - known.records_acknowledged - known.records_failed
 
-    def _show_progress(self, out: output.Output) -> None:
+    def _progress(self, out: output.Output) -> contextlib.AbstractAsyncContextManager[None]:
         # Where a person types the records, a moving line would be in the way.
-        typing = "-" in self._plan.paths and output.is_terminal(sys.stdin)
-        if out.quiet or typing or not output.show_progress():
-            return
+        is_typing = "-" in self._plan.paths and output.is_terminal(sys.stdin)
+        if out.quiet or is_typing or not output.show_progress():
+            return contextlib.nullcontext()
         from logd.cli import progress  # noqa: PLC0415
 
         def take() -> progress.Sample:
@@ -399,9 +399,7 @@ class _Sending:
                 known.records_acknowledged, known.bytes_acknowledged, self._records_waiting(), self._input_bytes
             )
 
-        self._interruption.group.start_soon(
-            progress.show, f"producing to {self._plan.topic}", take, self._plan.total_bytes
-        )
+        return progress.shown(f"producing to {self._plan.topic}", take, self._plan.total_bytes)
 
     # --- sending ---
 

@@ -4,9 +4,10 @@ For: `produce` and `consume` on a terminal. Must not know: how records move. The
 second, at numbers that are counted anyway; where nobody looks it does not exist.
 """
 
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final, NamedTuple
 
 import anyio
@@ -57,6 +58,17 @@ def line(sample: Sample, records_per_second: float, bytes_per_second: float) -> 
     if sample.lag_records is not None:
         parts.append(f"lag {sample.lag_records:,}")
     return "  ".join(parts)
+
+
+@contextlib.asynccontextmanager
+async def shown(verb: str, take: Callable[[], Sample], total_bytes: int | None) -> AsyncIterator[None]:
+    """Show samples beside a block; when it is left, the line is gone."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(show, verb, take, total_bytes)
+        try:
+            yield
+        finally:
+            group.cancel_scope.cancel()
 
 
 async def show(verb: str, take: Callable[[], Sample], total_bytes: int | None) -> None:
