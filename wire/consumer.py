@@ -168,6 +168,8 @@ class Consumer:
         self._lapsed: deque[_Lane] = deque()
         self._wake = anyio.Event()
         self._backoff = Backoff(client.chance)
+        # What was found and is still to be told.
+        self._damage: tuple[_Lane, CorruptBatch] | None = None
         # The batch whose records are handed out one by one, and those that are still to come.
         self._current: Batch | None = None
         self._rest: Iterator[Record] = iter(())
@@ -248,10 +250,28 @@ class Consumer:
     async def next_batch(self) -> Batch | None:
         """The next batch with records; None at the end of a consumer that does not follow."""
         left = list(self._rest)
-        if left and self._current is not None:
-            return self._current._replace(records=left)
-        self._current = None
+        current, self._current = self._current, None
+        if left and current is not None:
+            return current._replace(records=left)
         return await self._next()
+
+    def next_batch_nowait(self) -> Batch | None:
+        """A batch that has come already; None if there is none, or if something else is to be done first."""
+        if not self._is_open or self._damage is not None or operator.length_hint(self._rest):
+            return None
+        self._current = None
+        while self._line:
+            lane = self._line[0]
+            try:
+                batch = self._take(lane)
+            except CorruptBatch as error:
+                # What is to be done about it takes time.
+                self._damage = lane, error
+                return None
+            if batch is not None:
+                self._line.rotate(-1)
+                return batch
+        return None
 
     async def _next(self) -> Batch | None:
         # Once for each batch: what is there already must not keep other tasks, such as the one that reads, from it.
@@ -259,15 +279,12 @@ class Consumer:
         while True:
             if not self._is_open:
                 raise ClientClosed("the consumer is not open: use it as `async with Consumer(…) as consumer`")
-            while self._line:
-                lane = self._line[0]
-                try:
-                    batch = self._take(lane)
-                except CorruptBatch as error:
-                    raise await self._on_damage(lane, error) from error
-                if batch is not None:
-                    self._line.rotate(-1)
-                    return batch
+            batch = self.next_batch_nowait()
+            if batch is not None:
+                return batch
+            if self._damage is not None:
+                (lane, damage), self._damage = self._damage, None
+                raise await self._on_damage(lane, damage) from damage
             if all(lane.is_finished for lane in self._lanes.values()):
                 return None
             if self._lapsed:

@@ -379,6 +379,11 @@ class Producer:
             self._waiting_for_room.popleft().set()
 
     @property
+    def in_flight_bytes(self) -> int:
+        """What was taken and is neither acknowledged nor failed."""
+        return self._buffered_bytes
+
+    @property
     def statistics(self) -> ProducerStatistics:
         """What was done so far."""
         in_open = [lane.open for lane in self._lanes if lane.open is not None]

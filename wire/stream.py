@@ -156,6 +156,8 @@ class SecureStream:
         # Invariant: ciphertext that the kernel did not take yet, in order; while there is any, only `run_sender` sends.
         # Its bound is what the user of the stream lets be in flight.
         self._unsent: deque[memoryview] = deque()
+        # What a client says first may have arrived together with the end of its handshake.
+        self._may_hold_plaintext = True
         self._sender_wanted = anyio.Event()
         self._progress = anyio.Event()
         self._broken: _Failure | None = None
@@ -241,7 +243,10 @@ class SecureStream:
         while True:
             if self._ended is not None:
                 self._ended.throw()
-            await self._receive_ciphertext()
+            if self._may_hold_plaintext:
+                self._may_hold_plaintext = False
+            else:
+                await self._receive_ciphertext()
             count = self._decrypt()
             # TLS itself may have something to say: the answer to a key update.
             self._transmit()

@@ -15,12 +15,13 @@ from enum import Enum, auto
 from typing import Any, Final, NamedTuple, Protocol
 
 from logd.meta.commands import Command, decode_command, encode_command
-from logd.meta.state import META_GROUP, MetaState, Outcome
+from logd.meta.state import META_GROUP, MetaState, Outcome, TopicChanged, TopicRemoved
 from logd.raft.group import EntryId, Group, Role
 from logd.raft.group import HardState as RaftHardState
 from logd.replica.clock import AppendClock, ClockReading
 from logd.replica.producers import Duplicate, ProducerTable
-from logd.store.entries import Append, HardState, Remove, RoundEntry, SetHardState, SetStart, Start
+from logd.store.format import HardState, Start
+from logd.store.round import Append, Remove, RoundEntry, SetHardState, SetStart
 from wire.errors import (
     CorruptBatch,
     LogdError,
@@ -112,6 +113,8 @@ class LogState(NamedTuple):
     hard_state: HardState | None
     lost: str
     """Why the log's promised end is lost; empty when it is not. Such a group answers nothing but this."""
+    known_term: int = 0
+    """No term above this one was ever seen here, as far as anything readable tells."""
 
 
 # --- What comes out ---------------------------------------------------------------------------------------------------
@@ -202,12 +205,15 @@ class Driver:
         self._active: dict[int, None] = {}
         # Groups of the round under way.
         self._in_round: list[_Replica] = []
-        # Groups whose start goes into the next round, or is in the round under way.
-        self._installs: dict[int, LogState | None] = {}
-        self._starts: list[SetStart] = []
-        self._removals: list[int] = []
+        self._is_round_under_way = False
+        # Starts that go into the next round; with the group's state if the group is new.
+        self._starts: deque[tuple[SetStart, LogState | None]] = deque()
+        self._removals: deque[int] = deque()
+        # New groups whose start is in the round under way.
         self._installs_in_round: list[LogState] = []
         self._effects: list[Effect] = []
+        # Invariant: every group in it is wanted by meta. A new group that is not in it any more when its start is
+        # durable was deleted meanwhile, and is removed again.
         self._creating: set[int] = set()
         self._answers: list[Answer] = []
         self._nodes = (node,)
@@ -220,14 +226,14 @@ class Driver:
         Returns its empty producer table, for the caller to restore.
         """
         hard_state = state.hard_state
-        known = hard_state or HardState(state.last.term, "", 0)
+        known = hard_state or HardState(state.known_term, "", 0)
         raft = Group(
             self.node,
             frozenset(self._nodes),
             state.last,
             RaftHardState(max(known.term, state.last.term), known.vote, min(known.commit, state.last.index)),
         )
-        producers = ProducerTable(self.options.producers_max, self.options.producer_expiry_ms)
+        producers = self.new_producer_table()
         replica = self._replicas[state.group] = _Replica(
             state.group,
             raft,
@@ -246,6 +252,10 @@ class Driver:
             self._active[replica.group] = None
         return producers
 
+    def new_producer_table(self) -> ProducerTable:
+        """An empty table with this node's bounds."""
+        return ProducerTable(self.options.producers_max, self.options.producer_expiry_ms)
+
     def reconcile(self) -> None:
         """Compare the groups that meta wants with those that are here; the difference becomes effects."""
         wanted = self.meta.groups()
@@ -257,15 +267,24 @@ class Driver:
             if group not in self._replicas and group not in self._creating:
                 self._creating.add(group)
                 self._effects.append(CreateGroup(group, topic.topic_id, partition))
-        for group in [group for group in self._replicas if group not in wanted and group != META_GROUP]:
+        self._creating -= {group for group in self._creating if group not in wanted and group != META_GROUP}
+        unwanted = [group for group in self._replicas if group not in wanted and group != META_GROUP]
+        for group in unwanted:
             self._remove(group)
+        if unwanted and self._starts:
+            # A start that came after the removal would bring the group back.
+            gone = frozenset(unwanted)
+            self._starts = deque(start for start in self._starts if start[0].group not in gone)
 
     def install(self, group: int, start: Start, state: LogState | None) -> None:
-        """Put a start whose file is synced into the next round: of a new group (with its state), or of a known one."""
-        if state is not None and group not in self._creating:
-            return  # The topic was deleted while its directory was made; the caller removes that.
-        self._starts.append(SetStart(group, start))
-        self._installs[group] = state
+        """Put a start whose file is synced into the next round: of a new group (with its state), or of a known one.
+
+        If a new group's topic was deleted while its directory was made, the group is started all the same and removed
+        in the round after: so there is one way in which a directory goes.
+        """
+        if state is None and group not in self._replicas:
+            return  # The group was removed while its new start was written, and must not come back by it.
+        self._starts.append((SetStart(group, start), state))
 
     def abandon(self, group: int) -> None:
         """A group's directory could not be made: the next `reconcile` tries again."""
@@ -277,7 +296,8 @@ class Driver:
         gone = TopicNotFound("the topic was deleted", {"group": group})
         for proposal in replica.waiting:
             self.waiting_bytes -= len(proposal.batch)
-            self._answers.append(Answer(proposal.reply, gone))
+            if proposal.reply is not None:
+                self._answers.append(Answer(proposal.reply, gone))
         for pending in replica.pending:
             if pending.reply is not None and pending.acks is not Acks.NONE:
                 self._answers.append(Answer(pending.reply, gone))
@@ -285,10 +305,10 @@ class Driver:
             self._answers += [Answer(reply, gone) for reply, _ in repeated]
         self._removals.append(group)
 
-    def producers_of(self, group: int) -> bytes:
-        """The producer table of a group as it is now, for sealed indexes and checkpoints."""
+    def producers_of(self, group: int) -> tuple[int, bytes] | None:
+        """The producer table of a group, encoded, and the index up to which it is true."""
         replica = self._replicas.get(group)
-        return replica.producers.encode() if replica else b""
+        return (replica.raft.last.index, replica.producers.encode()) if replica else None
 
     # --- Inputs -------------------------------------------------------------------------------------------------------
 
@@ -351,29 +371,35 @@ class Driver:
 
         A non-empty round is under way until `on_durable`.
         """
-        assert not self._in_round, "the round before is not durable yet"
-        assert not self._installs_in_round, "the round before is not durable yet"
+        assert not self._is_round_under_way, "the round before is not durable yet"
         entries: list[RoundEntry] = []
         self._take_starts(room, entries)
         if self._active:
             now_ms = self.clock.now_ms(reading)
+            # What moves a log's start, or removes it, is alone of its group in a round.
+            alone = {entry.group for entry in entries}
             for group in list(self._active):
+                if group in alone:
+                    continue
                 if not self._take_group(self._replicas[group], room, now_ms, entries):
                     break
+        self._is_round_under_way = bool(entries)
         return entries
 
     def _take_starts(self, room: Room, entries: list[RoundEntry]) -> None:
         while self._removals and room.admit_entry():
-            entries.append(Remove(self._removals.pop(0)))
+            entries.append(Remove(self._removals.popleft()))
         while self._starts and room.admit_entry():
-            entry = self._starts.pop(0)
-            state = self._installs.pop(entry.group)
+            entry, state = self._starts.popleft()
             entries.append(entry)
             if state is not None:
                 self._installs_in_round.append(state)
 
     def _take_group(self, replica: _Replica, room: Room, now_ms: int, entries: list[RoundEntry]) -> bool:
-        """One group's part of the round. False when the round is full; the group stays active then."""
+        """One group's part of the round. False when the round is full; the group stays active then.
+
+        A group that fills the round goes behind the others, so that a busy one cannot keep them out for ever.
+        """
         raft = replica.raft
         if raft.has_ready:
             if not room.admit_entry():
@@ -394,15 +420,18 @@ class Driver:
                 replica.in_round = appended[-1]
         if replica.in_round is not None or replica.term_in_round:
             self._in_round.append(replica)
-        if not full:
+        if not full or replica.in_round is not None:
             del self._active[replica.group]
+        if full:
+            # In its old place if it got nothing yet, behind all others if it did.
+            self._active.setdefault(replica.group)
         return not full
 
     def _take_batches(self, replica: _Replica, room: Room, now_ms: int, entries: list[RoundEntry]) -> bool:
         waiting = replica.waiting
         while waiting:
             proposal = waiting[0]
-            answer = self._check(replica, proposal)
+            answer = self._check(replica, proposal, now_ms)
             if answer is None:
                 admission = room.admit(replica.group, len(proposal.batch), control=proposal.header.is_control)
                 if admission is Admission.ROUND_FULL:
@@ -417,9 +446,9 @@ class Driver:
             self.waiting_bytes -= len(proposal.batch)
         return False
 
-    def _check(self, replica: _Replica, proposal: Proposal) -> Answer | None:
+    def _check(self, replica: _Replica, proposal: Proposal, now_ms: int) -> Answer | None:
         """None to append, or what the proposal is answered without appending it."""
-        verdict = replica.producers.check(proposal.header)
+        verdict = replica.producers.check(proposal.header, max(now_ms, replica.append_timestamp))
         if isinstance(verdict, LogdError):
             return Answer(proposal.reply, verdict)
         if verdict is not None:
@@ -460,6 +489,7 @@ class Driver:
 
     def on_durable(self) -> list[int]:
         """The round under way is durable. Returns the groups whose commit moved."""
+        self._is_round_under_way = False
         moved = []
         for replica in self._in_round:
             if self._replicas.get(replica.group) is not replica:
@@ -513,7 +543,8 @@ class Driver:
 
     def _apply(self, batch: StampedBatch) -> Outcome:
         outcome = apply_batch(self.meta, batch.header, batch.to_bytes())
-        self.reconcile()
+        if isinstance(outcome, TopicChanged | TopicRemoved):
+            self.reconcile()
         replica = self._replicas[META_GROUP]
         if batch.header.index - replica.start_index >= META_BATCHES_PER_SNAPSHOT:
             replica.start_index = batch.header.index

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from wire.errors import DuplicateSequence, Fenced, LogdError, Overloaded, SequenceGap, UnknownProducer
+from wire.errors import DuplicateSequence, Fenced, InvalidBatch, LogdError, Overloaded, SequenceGap, UnknownProducer
 from wire.record import BatchHeader
 
 # Clients keep at most five batches in flight per partition, so a retry is always among the last five.
@@ -66,12 +66,19 @@ class ProducerTable:
     def __len__(self) -> int:
         return len(self._producers)
 
-    def check(self, header: BatchHeader) -> Duplicate | LogdError | None:
-        """Whether a produced batch may be appended: None for yes, its original's place, or the error to answer."""
+    def check(self, header: BatchHeader, append_timestamp: int) -> Duplicate | LogdError | None:
+        """Whether a produced batch may be appended: None for yes, its original's place, or the error to answer.
+
+        `append_timestamp`, in ms, is what the batch would be stamped with. What that stamp would let expire counts as
+        forgotten already, but stays in the table until a batch with such a stamp is in the log.
+        """
         if header.producer_id == 0:
             return None
+        expired_before = max(self._newest_timestamp, append_timestamp) - self.expiry_ms
         known = self._producers.get(header.producer_id)
-        if known is None and len(self._producers) >= self.producers_max:
+        if known is not None and known.last_append_timestamp < expired_before:
+            known = None
+        if known is None and self._is_full(expired_before):
             return Overloaded(
                 f"this partition remembers {self.producers_max} producers already",
                 {"delay_seconds": 60.0},
@@ -90,6 +97,11 @@ class ProducerTable:
                 {"producer_id": header.producer_id, "producer_epoch": known.epoch},
             )
         return _check_sequence(header, known.batches)
+
+    def _is_full(self, expired_before: int) -> bool:
+        if len(self._producers) < self.producers_max:
+            return False
+        return next(iter(self._producers.values())).last_append_timestamp >= expired_before
 
     def append(self, header: BatchHeader) -> None:
         """Note a batch that was appended to the log, committed or not."""
@@ -168,6 +180,13 @@ def _check_sequence(header: BatchHeader, batches: list[Remembered]) -> Duplicate
     for batch in batches:
         if (batch.base_sequence, batch.record_count) == (header.base_sequence, header.record_count):
             return Duplicate(batch)
+    if header.base_sequence + header.record_count > batches[0].base_sequence:
+        # Neither new nor any batch that was sent: calling it a duplicate would lose what was never written.
+        return InvalidBatch(
+            f"producer {header.producer_id} sent sequences {header.base_sequence} to "
+            f"{header.base_sequence + header.record_count - 1}, which are no batch that it sent before",
+            details,
+        )
     return DuplicateSequence(
         f"producer {header.producer_id} repeats sequence {header.base_sequence}, whose offset is forgotten",
         details,

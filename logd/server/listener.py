@@ -4,6 +4,7 @@ For: the node, which runs it. Must not know: what a request means. The one idea:
 handshake until it has shown a certificate of this cluster; every way of failing to is one line in the log.
 """
 
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Final
@@ -13,7 +14,10 @@ import trio
 from logd.observability.logs import LimitedLogger
 from logd.security.identity import Identity, IdentityError
 from logd.server.door import Door
+from logd.server.outbox import Corks
 from logd.server.session import Budget, Gate, Session, SessionOptions
+from wire.errors import ConnectionFailed
+from wire.stream import SecureStream
 
 # Connections wait here while the loop is busy: the kernel's own default for a server.
 BACKLOG: Final = 4096
@@ -34,6 +38,7 @@ class Listener:
         options: SessionOptions,
         budget: Budget,
         gate: Gate,
+        corks: Corks,
         log: LimitedLogger,
         connections_max: int,
     ) -> None:
@@ -43,6 +48,7 @@ class Listener:
         self._options = options
         self._budget = budget
         self._gate = gate
+        self._corks = corks
         self._log = log
         self._connections_max = connections_max
         self.connections = 0
@@ -51,46 +57,50 @@ class Listener:
         """Serve until cancelled. No connection's failure ends another."""
         await trio.serve_listeners(self._serve_connection, listeners)
 
-    async def _serve_connection(self, stream: trio.SocketStream) -> None:
-        peer = _peer_of(stream)
+    async def _serve_connection(self, accepted: trio.SocketStream) -> None:
+        peer = _peer_of(accepted)
         if self.connections >= self._connections_max:
             self._log.warning("connections_full", peer=peer, connections_max=self._connections_max)
-            await trio.aclose_forcefully(stream)
+            await trio.aclose_forcefully(accepted)
             return
+        # From here on the socket is the stream's, which reads and writes it by itself.
+        connected = socket.socket(fileno=accepted.socket.detach())
+        connected.settimeout(0)
         self.connections += 1
+        stream = SecureStream(
+            connected,
+            self._context_of_now(),
+            server_side=True,
+            write_stall_seconds=self._options.write_stall_seconds,
+        )
         try:
             await self._serve_stream(stream, peer)
         except Exception as error:  # noqa: BLE001  # a defect in one session must not end the others; it is logged
             self._log.error("session_failed", peer=peer, exc_info=error)
         finally:
             self.connections -= 1
-            await trio.aclose_forcefully(stream)
+            stream.close_nowait()
 
-    async def _serve_stream(self, stream: trio.SocketStream, peer: str) -> None:
-        tls = trio.SSLStream(stream, self._context_of_now(), server_side=True, https_compatible=False)
+    async def _serve_stream(self, stream: SecureStream, peer: str) -> None:
         problem = None
         with trio.move_on_after(self._options.handshake_seconds) as patience:
             try:
-                await tls.do_handshake()
-            except trio.BrokenResourceError as error:
-                problem = _reason(error)
+                await stream.handshake()
+            except ConnectionFailed as error:
+                problem = str(error)
         if patience.cancelled_caught:
             problem = f"no TLS handshake within {self._options.handshake_seconds:g} s"
         if problem is not None:
             self._log.warning("handshake_failed", peer=peer, problem=problem)
             return
         try:
-            identity = Identity.of_certificate(tls.getpeercert(), self._cluster_name)
+            identity = Identity.of_certificate(stream.peer_certificate(), self._cluster_name)
         except IdentityError as error:
             self._log.warning("identity_refused", peer=peer, problem=str(error))
             return
-        session = Session(tls, str(identity), self._door, self._options, self._budget, self._gate, self._log)
-        await session.run()
-        with trio.move_on_after(1) as _polite:
-            try:
-                await tls.aclose()
-            except trio.BrokenResourceError:
-                return  # The client is gone already, which is what was wanted.
+        await Session(
+            stream, str(identity), self._door, self._options, self._budget, self._gate, self._corks, self._log
+        ).run()
 
 
 def _peer_of(stream: trio.SocketStream) -> str:
@@ -99,10 +109,3 @@ def _peer_of(stream: trio.SocketStream) -> str:
     except OSError:
         return "gone"
     return f"{host}:{port}"
-
-
-def _reason(error: BaseException) -> str:
-    cause = error.__cause__
-    if isinstance(cause, ssl.SSLError):
-        return cause.reason.replace("_", " ").lower() if cause.reason else str(cause)
-    return str(cause or error) or "closed during the handshake"

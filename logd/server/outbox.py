@@ -1,67 +1,78 @@
-"""What a session has still to send: one writer takes it, anybody may put.
+"""What a session has to send: answers are put, and leave together.
 
-For: the session. Must not know: what the bytes mean. The one idea: whoever has an answer puts its bytes and goes on;
-one task writes, so that no two sends ever meet on one stream and no deadline of a request cancels a send.
+For: the sessions, and the actor, which lets them leave. Must not know: what the bytes mean. The one idea: an answer
+costs a call to TLS and one to the kernel, so all that become due at one moment share them; and nobody waits for a send,
+because what the kernel does not take at once is the stream's to send on.
 """
 
-from collections import deque
-from typing import Final
+from typing import Final, Protocol
 
-import trio
-
-# One send of this size keeps TLS and the socket busy without holding several answers' memory twice.
-SEND_BYTES_MAX: Final = 1 << 20
 # Answers with data wait while this much is unsent; it covers a fast link's delay with two large answers.
 UNSENT_BYTES_MAX: Final = 8 << 20
 
 
-class Outbox:
-    """Bytes to send, in order.
+class ByteStream(Protocol):
+    """A connection as the session uses it: `wire.stream.SecureStream`, or a test's."""
 
-    Invariant: `unsent_bytes` is the sum of what was put and not yet taken as sent.
+    @property
+    def unsent_bytes(self) -> int: ...
+    def send_nowait(self, data: bytes) -> None: ...
+    async def wait_sent(self, unsent_bytes_max: int) -> None: ...
+    async def run_sender(self) -> None: ...
+    async def receive(self) -> memoryview: ...
+
+
+class Outbox:
+    """Answers that are put and not yet handed to the stream.
+
+    Small answers are bounded by the requests in flight, large ones wait for `wait_room` before they are made.
     """
 
-    def __init__(self) -> None:
-        self.unsent_bytes = 0
-        self._chunks: deque[bytes] = deque()
-        self._filled = trio.Event()
-        self._emptied = trio.Event()
-        self._closed = False
+    __slots__ = ("_chunks", "_is_closed", "_stream", "is_corked")
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+        self._chunks: list[bytes] = []
+        self._is_closed = False
+        self.is_corked = False
+        """Somebody will flush: see `Corks`."""
 
     def put(self, data: bytes) -> None:
-        """Add bytes; never blocks. Small answers are bounded by the requests in flight, large ones by `wait_room`."""
-        if data and not self._closed:
+        """Add an answer. Never blocks; after `close` it does nothing."""
+        if not self._is_closed:
             self._chunks.append(data)
-            self.unsent_bytes += len(data)
-            self._filled.set()
+
+    def flush(self) -> None:
+        """Let everything leave that was put."""
+        self.is_corked = False
+        if self._chunks:
+            data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            self._chunks.clear()
+            self._stream.send_nowait(data)
 
     def close(self) -> None:
-        """Nothing more will be put: the writer ends when it has sent what is there."""
-        self._closed = True
-        self._filled.set()
+        """Nothing leaves any more."""
+        self._is_closed = True
+        self._chunks.clear()
 
     async def wait_room(self) -> None:
         """Wait until an answer with data may be put."""
-        while self.unsent_bytes >= UNSENT_BYTES_MAX:
-            self._emptied = trio.Event()
-            await self._emptied.wait()
+        await self._stream.wait_sent(UNSENT_BYTES_MAX)
 
-    async def take(self) -> bytes | None:
-        """Everything up to `SEND_BYTES_MAX`, as one piece; None after `close`, when all is taken."""
-        while not self._chunks:
-            if self._closed:
-                return None
-            self._filled = trio.Event()
-            await self._filled.wait()
-        taken = [self._chunks.popleft()]
-        size = len(taken[0])
-        while self._chunks and size + len(self._chunks[0]) <= SEND_BYTES_MAX:
-            taken.append(self._chunks.popleft())
-            size += len(taken[-1])
-        return taken[0] if len(taken) == 1 else b"".join(taken)
 
-    def sent(self, length_bytes: int) -> None:
-        """What `take` gave is with the kernel."""
-        self.unsent_bytes -= length_bytes
-        if self.unsent_bytes < UNSENT_BYTES_MAX:
-            self._emptied.set()
+class Corks:
+    """Outboxes that got answers from the actor, and leave when it has dealt out all of them."""
+
+    def __init__(self) -> None:
+        self._outboxes: list[Outbox] = []
+
+    def add(self, outbox: Outbox) -> None:
+        """Have an outbox flushed at the next `release`."""
+        if not outbox.is_corked:
+            outbox.is_corked = True
+            self._outboxes.append(outbox)
+
+    def release(self) -> None:
+        """Flush all of them."""
+        while self._outboxes:
+            self._outboxes.pop().flush()

@@ -1,8 +1,8 @@
 """One connection, from its greeting to its end.
 
-For: the listener. Must not know: TLS contexts, the Raft actor, files. The one idea: three kinds of task share one
-`ServerConnection`, which never blocks: the reader feeds it, requests answer through it, and one writer sends what it
-returns. What one client does wrong ends this session and nothing else.
+For: the listener. Must not know: TLS contexts, the Raft actor, files. The one idea: all tasks of a
+session share one `ServerConnection`, which never blocks: the reader feeds it, requests answer through it, and what it
+returns leaves through one outbox. What one client does wrong ends this session and nothing else.
 """
 
 import math
@@ -15,7 +15,7 @@ import trio
 
 from logd.observability.logs import LimitedLogger
 from logd.server.door import Door
-from logd.server.outbox import Outbox
+from logd.server.outbox import ByteStream, Corks, Outbox
 from logd.service.fetch import Subscription
 from wire.connection import (
     CreditGiven,
@@ -29,6 +29,7 @@ from wire.connection import (
     UnsubscribeAsked,
 )
 from wire.errors import (
+    ConnectionLost,
     InternalError,
     LogdError,
     OutcomeUnknown,
@@ -48,8 +49,6 @@ from wire.messages import (
 )
 from wire.types import PROTOCOL_VERSION
 
-# One decrypted TLS record is at most 16 KiB; asking for more costs nothing and is ready for a larger one.
-RECEIVE_BYTES_MAX: Final = 64 << 10
 # How long the last words of a connection may take: a client that does not read them has lost interest.
 FAREWELL_SECONDS: Final = 1.0
 
@@ -113,12 +112,13 @@ class Session:
 
     def __init__(
         self,
-        stream: trio.abc.Stream,
+        stream: ByteStream,
         principal: str,
         door: Door,
         options: SessionOptions,
         budget: Budget,
         gate: Gate,
+        corks: Corks,
         log: LimitedLogger,
     ) -> None:
         self.principal = principal
@@ -129,7 +129,8 @@ class Session:
         self._gate = gate
         self._log = log
         self._connection = ServerConnection(options.limits)
-        self._outbox = Outbox()
+        self._outbox = Outbox(stream)
+        self._corks = corks
         self._answered = trio.Event()
         self._subscriptions: dict[int, tuple[trio.CancelScope, Callable[[int], None]]] = {}
         self._sync_verbs = door.sync_verbs()
@@ -139,14 +140,14 @@ class Session:
         """Serve until the client leaves, breaks the protocol or stalls, or until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write, nursery.cancel_scope)
+                nursery.start_soon(self._send, nursery.cancel_scope)
                 reason = await self._read(nursery)
                 # Let the last words out, and whatever was answered before them.
-                self._outbox.close()
-                nursery.cancel_scope.deadline = trio.current_time() + FAREWELL_SECONDS
-                for scope, _ in self._subscriptions.values():
-                    scope.cancel()
+                self._outbox.flush()
+                with trio.move_on_after(FAREWELL_SECONDS):
+                    await self._stream.wait_sent(0)
                 self._log.debug("session_ended", principal=self.principal, reason=reason)
+                nursery.cancel_scope.cancel()
         finally:
             self._release()
 
@@ -169,12 +170,9 @@ class Session:
         try:
             while True:
                 with trio.move_on_at(deadline) as patience:
-                    data = await self._stream.receive_some(RECEIVE_BYTES_MAX)
+                    connection.feed(await self._stream.receive())
                 if patience.cancelled_caught:
                     return self._refuse_session(ProtocolError(self._what_took_too_long()), "too_slow")
-                if not data:
-                    return "closed by the client"
-                connection.feed(data)
                 any_event = await self._take_events(nursery)
                 if any_event or connection.is_between_frames != was_between_frames:
                     was_between_frames = connection.is_between_frames
@@ -182,8 +180,8 @@ class Session:
                         deadline = self._next_deadline()
         except ProtocolError as error:
             return self._refuse_session(error, "protocol_error")
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            return f"connection lost: {error.__cause__ or error}"
+        except ConnectionLost as error:
+            return str(error)
 
     def _refuse_session(self, error: LogdError, event: str) -> str:
         self._log.warning(event, principal=self.principal, problem=str(error))
@@ -209,10 +207,12 @@ class Session:
         while True:
             while connection.is_full:
                 # The bound on what one client has in flight: it is not read until something is answered.
+                self._outbox.flush()
                 self._answered = trio.Event()
                 await self._answered.wait()
             event = connection.next_event()
             if event is None:
+                self._outbox.flush()
                 return any_event
             any_event = True
             self._on_event(event, nursery)
@@ -290,12 +290,14 @@ class Session:
                 self._refuse(request_id, outcome)
             else:
                 self._answer(request_id, outcome)
+            self._corks.add(self._outbox)
 
         return reply
 
     async def _expire(self, seconds: float, reply: Callable[[Produced | LogdError], None]) -> None:
         await trio.sleep(seconds)
         reply(OutcomeUnknown(f"not durable within the {seconds:g} s that the request allows"))
+        self._outbox.flush()
 
     async def _run_verb(
         self,
@@ -320,6 +322,7 @@ class Session:
             self._refuse(request_id, answer)
         else:
             self._answer(request_id, answer)
+        self._outbox.flush()
 
     # --- Subscriptions ------------------------------------------------------------------------------------------------
 
@@ -350,6 +353,7 @@ class Session:
                 async with aclosing(subscription.deliveries()) as deliveries:
                     async for delivery in deliveries:
                         self._outbox.put(connection.deliver(request_id, delivery))
+                        self._outbox.flush()
                         await self._outbox.wait_room()
             except LogdError as caught:
                 error = caught
@@ -360,6 +364,7 @@ class Session:
             self._outbox.put(connection.answer(request_id, Unsubscribed()))
         else:
             self._outbox.put(connection.refuse(request_id, error))
+        self._outbox.flush()
 
     # --- Answering ----------------------------------------------------------------------------------------------------
 
@@ -380,19 +385,12 @@ class Session:
         self._gate.leave()
         self._answered.set()
 
-    async def _write(self, scope: trio.CancelScope) -> None:
-        """Send what is put, until all is sent after the end, or the client takes nothing any more."""
+    async def _send(self, scope: trio.CancelScope) -> None:
+        """Send on what the kernel did not take at once; ends the session when the client takes nothing any more."""
         try:
-            while (data := await self._outbox.take()) is not None:
-                with trio.move_on_after(self._options.write_stall_seconds) as stall:
-                    await self._stream.send_all(data)
-                if stall.cancelled_caught:
-                    seconds = self._options.write_stall_seconds
-                    self._log.warning("write_stalled", principal=self.principal, seconds=seconds)
-                    break
-                self._outbox.sent(len(data))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._log.debug("send_failed", principal=self.principal, problem=str(error.__cause__ or error))
+            await self._stream.run_sender()
+        except ConnectionLost as error:
+            self._log.warning("send_failed", principal=self.principal, problem=str(error))
         scope.cancel()
 
 

@@ -1,0 +1,438 @@
+"""The Raft actor: the one task that drives all of this node's groups.
+
+For: the node, which runs it, and the partitions, which put proposals into it. Must not know: connections or requests.
+The one idea: everything that happens rings one doorbell; the actor then takes what the disk has finished, lets the
+driver put everything that waits into the next round, and only then deals out answers, so that the disk is never idle
+while there is work.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import trio
+
+from logd.meta.commands import Command
+from logd.meta.state import META_GROUP, Outcome, TopicRemoved
+from logd.node.disk import Completion, Disk, Doorbell, Stage
+from logd.observability.logs import LimitedLogger
+from logd.raft.group import EntryId
+from logd.replica.clock import ClockReading
+from logd.replica.driver import (
+    Admission,
+    CreateGroup,
+    Driver,
+    Effect,
+    LogState,
+    MoveStart,
+    Proposal,
+    SnapshotMeta,
+)
+from logd.replica.membership import Membership, encode_membership
+from logd.store.errors import JournalFull
+from logd.store.format import BATCH_ENTRY, HARD_STATE_ENTRY, INITIAL_HARD_STATE, START_ENTRY, LogEnd, Start, align
+from logd.store.log import Log
+from logd.store.round import ROUND_OVERHEAD_BYTES, Append, Round, RoundEntry
+from logd.store.store import Store
+from wire.errors import DiskFull
+from wire.record import first_chain
+
+# After the disk was full, or a file could not be made: how long until it is tried again.
+RETRY_SECONDS: Final = 0.25
+
+
+class DiskFailed(Exception):  # it ends the node: "impossible", in the words of the house style
+    """A write or an fsync of the journal or a segment failed: the node promises nothing more."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """A job of the housekeeper, and what to do when it ran (or failed)."""
+
+    run: Callable[[], None]
+    done: Callable[[OSError | None], None]
+
+
+def _state_of_start(group: int, start: Start) -> LogState:
+    """A group that holds nothing after its start, and has never voted."""
+    return LogState(
+        group=group,
+        last=EntryId(start.index, start.term),
+        next_offset=start.offset,
+        chain=start.chain,
+        append_timestamp=start.append_timestamp,
+        start_index=start.index,
+        hard_state=INITIAL_HARD_STATE,
+        lost="",
+    )
+
+
+@dataclass(slots=True)
+class _Reply:
+    """Where the outcome of a command is waited for."""
+
+    happened: trio.Event = field(default_factory=trio.Event)
+    outcome: Outcome | None = None
+
+    def __call__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.happened.set()
+
+
+def _has_space(log: Log, batch_bytes: int) -> bool:
+    """Whether so many bytes of batches can be appended to the active segment as it is."""
+    segment = log.active
+    if segment is None:
+        return False
+    end = segment.end_position + batch_bytes
+    fits = end <= log.context.options.segment_bytes_max or segment.is_empty
+    return fits and end <= segment.allocated
+
+
+class _Room:
+    """The room of one round, counted as the driver fills it."""
+
+    def __init__(self, store: Store, round_bytes_max: int) -> None:
+        self._store = store
+        self._round_bytes_max = round_bytes_max
+        self._bytes = ROUND_OVERHEAD_BYTES
+        self._taken_bytes: dict[int, int] = {}
+        # Groups that need space before their next batch.
+        self.short: dict[int, tuple[int, bool]] = {}
+
+    def admit(self, group: int, batch_bytes: int, *, control: bool) -> Admission:
+        # The directory stands in a round twice, at its head and at its end.
+        bytes_then = self._bytes + 2 * BATCH_ENTRY.size + batch_bytes
+        if align(bytes_then) > self._round_bytes_max:
+            return Admission.ROUND_FULL
+        taken_bytes = self._taken_bytes.get(group, 0) + batch_bytes
+        if not _has_space(self._store.groups[group], taken_bytes):
+            self.short[group] = (batch_bytes, control)
+            return Admission.NO_SPACE
+        self._bytes = bytes_then
+        self._taken_bytes[group] = taken_bytes
+        return Admission.TAKEN
+
+    def admit_entry(self) -> bool:
+        bytes_then = self._bytes + 2 * max(HARD_STATE_ENTRY.size, START_ENTRY.size)
+        if align(bytes_then) > self._round_bytes_max:
+            return False
+        self._bytes = bytes_then
+        return True
+
+
+class RaftActor:
+    """Drives the groups of one node.
+
+    Arguments: `read_clock`, reads both clocks at once; `log`, for what an operator should know; `after_answers`,
+    called when all answers of a step were given, so that they can leave together.
+    """
+
+    # Invariant: `_round` is the round that was handed to the writer and is not durable yet.
+
+    def __init__(
+        self,
+        store: Store,
+        driver: Driver,
+        disk: Disk,
+        doorbell: Doorbell,
+        read_clock: Callable[[], ClockReading],
+        log: LimitedLogger,
+        after_answers: Callable[[], None],
+    ) -> None:
+        self.store = store
+        self.driver = driver
+        self._disk = disk
+        self._doorbell = doorbell
+        self._read_clock = read_clock
+        self._log = log
+        self._after_answers = after_answers
+        self._round: Round | None = None
+        # The groups of each round that is not written to its segments yet, in order.
+        self._groups_of_rounds: deque[set[int]] = deque()
+        self._stuck: Sequence[RoundEntry] | None = None
+        self._short: dict[int, tuple[int, bool]] = {}
+        self._full_until: dict[int, float] = {}
+        self._tidying = False
+        self._starts: dict[tuple[int, int], Start] = {}
+        self._jumps = 0
+        self._is_confirmed = True
+        self._rounds_started = 0
+        self._stopping = False
+        self._quiet = trio.Event()
+        self._arrivals: dict[int, trio.lowlevel.ParkingLot] = {}
+        self._changes = trio.lowlevel.ParkingLot()
+
+    # --- The task -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Drive until `stop` has made everything durable. Raises DiskFailed."""
+        self._step()
+        while not self._quiet.is_set():
+            await self._doorbell.wait()
+            self._step()
+
+    def stop(self) -> None:
+        """Write what waits and one empty round behind it, then end `run`."""
+        self._stopping = True
+        self._doorbell.ring()
+
+    def _step(self) -> None:
+        for completion in self._disk.take_completions():
+            self._on_completion(completion)
+        self._start_round()
+        self._carry_out(self.driver.take_effects())
+        answers = self.driver.take_answers()
+        for answer in answers:
+            answer.reply(answer.outcome)
+        if answers:
+            self._after_answers()
+        self._tidy()
+        if self._stopping and self._round is None and not self._groups_of_rounds and not self.driver.has_work:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._is_confirmed and not self._tidying:
+            self._quiet.set()
+        elif not self._is_confirmed:
+            self._confirm()
+
+    # --- Rounds -------------------------------------------------------------------------------------------------------
+
+    def _start_round(self) -> None:
+        if self._round is not None or self._stuck is not None or not self.driver.has_work:
+            return
+        room = _Room(self.store, self.store.context.options.round_bytes_max)
+        reading = self._read_clock()
+        entries = self.driver.take_round(room, reading)
+        self._short.update(room.short)
+        self._report_jumps(reading)
+        if entries:
+            self._is_confirmed = False
+            self._submit(entries)
+        else:
+            self._ask_for_space()
+
+    def _submit(self, entries: Sequence[RoundEntry]) -> None:
+        try:
+            self._round = self.store.prepare_round(entries)
+        except JournalFull:
+            # Segments are not synced fast enough: the round waits for housekeeping, and all that come after it wait.
+            self._stuck = entries
+            return
+        self._stuck = None
+        self._groups_of_rounds.append({entry.group for entry in entries if type(entry) is Append})
+        self._rounds_started += 1
+        self._disk.submit_round(self._round)
+
+    def _confirm(self) -> None:
+        """One empty round, so that the last one is known not to be torn."""
+        self._is_confirmed = True
+        self._submit(())
+
+    async def confirm_when_quiet(self, seconds: float) -> None:
+        """After `seconds` without a round, confirm the last one."""
+        while True:
+            before = self._rounds_started
+            await trio.sleep(seconds)
+            if self._rounds_started == before and not self._is_confirmed and self._round is None:
+                self._confirm()
+
+    def _on_completion(self, completion: Completion) -> None:
+        if completion.error is not None and completion.stage is not Stage.DONE:
+            raise DiskFailed(f"the disk failed: {completion.error}") from completion.error
+        subject: Any = completion.subject
+        match completion.stage:
+            case Stage.DURABLE:
+                subject.apply_durable()
+                self._round = None
+                if self.driver.on_durable():
+                    self._changes.unpark_all()
+                self._ask_for_space()
+            case Stage.WRITTEN:
+                subject.apply_written()
+                for group in self._groups_of_rounds.popleft():
+                    if group in self._arrivals:
+                        self._arrivals[group].unpark_all()
+            case Stage.DONE:
+                subject.done(completion.error)
+                if self._stuck is not None:
+                    self._submit(self._stuck)
+
+    def _report_jumps(self, reading: ClockReading) -> None:
+        if self.driver.clock.jumps != self._jumps:
+            self._jumps = self.driver.clock.jumps
+            self._log.warning("clock_jumped", wall_ms=reading.wall_ms, stamped_ms=self.driver.clock.now_ms(reading))
+
+    # --- Space --------------------------------------------------------------------------------------------------------
+
+    def _ask_for_space(self) -> None:
+        """Have space allocated to the groups that are short of it; between rounds, since a roll needs to know the end."""
+        short, self._short = self._short, {}
+        for group, (batch_bytes, control) in short.items():
+            log = self.store.groups.get(group)
+            if log is None:
+                continue
+            if not control and self._full_until.get(group, 0.0) > trio.current_time():
+                self._on_space(group, OSError("full"))
+                continue
+            job = log.space_for(batch_bytes, control=control)
+            if job is None:
+                self.driver.on_space(group, None)
+                continue
+            self._disk.submit_job(_Work(job.run, self._space_done(group, job.apply)))
+
+    def _space_done(self, group: int, apply: Callable[[], None]) -> Callable[[OSError | None], None]:
+        def done(error: OSError | None) -> None:
+            if error is None:
+                apply()
+                self._full_until.pop(group, None)
+            else:
+                self._full_until[group] = trio.current_time() + RETRY_SECONDS
+            self._on_space(group, error)
+
+        return done
+
+    def _on_space(self, group: int, error: OSError | None) -> None:
+        if error is None:
+            self.driver.on_space(group, None)
+            return
+        self._log.warning("disk_full", group=group, problem=str(error))
+        refusal = DiskFull("the node has no space for this batch", {"delay_seconds": RETRY_SECONDS})
+        self.driver.on_space(group, refusal)
+
+    # --- Effects and housekeeping -------------------------------------------------------------------------------------
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case CreateGroup(group, topic_id, partition):
+                    self._create_group(group, topic_id, partition)
+                case MoveStart(group, index):
+                    start = self._starts.pop((group, index), None)
+                    if start is not None:
+                        self._move_start(group, start)
+                case SnapshotMeta(header, state):
+                    log = self.store.groups[META_GROUP]
+                    start = log.start._replace(
+                        index=header.index,
+                        term=header.term,
+                        offset=header.next_offset,
+                        chain=header.chain,
+                        append_timestamp=header.append_timestamp,
+                        state=state,
+                    )
+                    self._move_start(META_GROUP, start)
+
+    def _create_group(self, group: int, topic_id: bytes, partition: int) -> None:
+        start = Start(
+            index=0,
+            term=0,
+            offset=0,
+            chain=first_chain(self.store.cluster_id, topic_id, partition),
+            append_timestamp=0,
+            topic_id=topic_id,
+            partition=partition,
+            membership=encode_membership(Membership(frozenset((self.driver.node,)))),
+            producers=b"",
+        )
+        job = self.store.create_group(group, start)
+
+        def done(error: OSError | None) -> None:
+            if error is not None:
+                self._log.error("group_not_created", group=group, problem=str(error))
+                self.driver.abandon(group)
+                return
+            job.apply()
+            self.driver.install(group, start, _state_of_start(group, start))
+
+        self._disk.submit_job(_Work(job.run, done))
+
+    def _move_start(self, group: int, start: Start) -> None:
+        log = self.store.groups.get(group)
+        if log is None:
+            return
+        job = log.prepare_start(start)
+
+        def done(error: OSError | None) -> None:
+            if error is not None:
+                self._log.warning("start_not_written", group=group, problem=str(error))
+            elif group in self.store.groups:
+                job.apply()
+                self.driver.install(group, start, None)
+
+        self._disk.submit_job(_Work(job.run, done))
+
+    def _tidy(self) -> None:
+        """Hand the next piece of housekeeping over, one at a time."""
+        if self._tidying:
+            return
+        job = self.store.next_housekeeping()
+        if job is None:
+            return
+        self._tidying = True
+
+        def done(error: OSError | None) -> None:
+            self._tidying = False
+            if error is not None:
+                raise DiskFailed(f"the disk failed: {error}") from error
+            job.apply()
+
+        self._disk.submit_job(_Work(job.run, done))
+
+    # --- For the partitions and the cluster ---------------------------------------------------------------------------
+
+    def propose(self, group: int, proposal: Proposal) -> None:
+        """Queue a batch; its reply is called with the outcome, now or later."""
+        error = self.driver.propose(group, proposal)
+        if error is not None:
+            proposal.reply(error)
+        elif self._round is None:
+            self._doorbell.ring()
+
+    async def command(self, command: Command) -> Outcome:
+        """Have group 0 decide; returns when the command is committed and applied."""
+        reply = _Reply()
+        error = self.driver.propose_command(command, self._read_clock(), reply)
+        if error is not None:
+            return error
+        self._doorbell.ring()
+        await reply.happened.wait()
+        assert reply.outcome is not None
+        if isinstance(reply.outcome, TopicRemoved):
+            for group in reply.outcome.topic.groups:
+                if group in self._arrivals:
+                    self._arrivals.pop(group).unpark_all()
+        return reply.outcome
+
+    def propose_retention(self, group: int, before: LogEnd) -> None:
+        """Let a group decide that its log begins after `before` from now on."""
+        log = self.store.groups[group]
+        table_index, table = log.producers_checkpoint(before.index)
+        producers = self.driver.new_producer_table()
+        producers.restore(table)
+        for header in log.headers_from(table_index + 1):
+            if header.index > before.index:
+                break
+            producers.append(header)
+            producers.commit(header, header.index)
+        self._starts[group, before.index] = log.start._replace(
+            index=before.index,
+            term=before.term,
+            offset=before.next_offset,
+            chain=before.chain,
+            append_timestamp=before.append_timestamp,
+            producers=producers.encode(),
+        )
+        self.driver.propose_retention(group, before.index, before.next_offset, self._read_clock())
+        self._doorbell.ring()
+
+    async def wait_arrival(self, group: int) -> None:
+        """Wait until something new of a group may be readable, or it left this node."""
+        lot = self._arrivals.setdefault(group, trio.lowlevel.ParkingLot())
+        await lot.park()
+
+    async def wait_change(self) -> None:
+        """Wait until some group's commit moved: a group may have become ready."""
+        await self._changes.park()
