@@ -1,7 +1,7 @@
 """What is done in the background so that the journal's files can be recycled and start-up stays short.
 
-For: `Store.next_housekeeping`. Must not know: when it runs. The one idea: a journal file stands in for every segment that
-its rounds wrote to until that segment is synced, cut to its end if it is sealed, and indexed; then the file is free.
+For: `Store.next_housekeeping`. Must not know: when it runs. The one idea: a journal file stands in for every segment
+that its rounds wrote to until that segment is synced, cut to its end if it is sealed, and indexed; then it is free.
 """
 
 import errno
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from logd.store.errors import ReadOutdated
 from logd.store.files import FileSystem
-from logd.store.format import SEGMENT_HEADER_BYTES, IndexEntries, LogEnd, Place
-from logd.store.index import cut_entries, encode_index_of, index_path, load_entries, write_index_file
+from logd.store.format import IndexEntries
+from logd.store.index import append_entry, cut_entries, encode_index_of, index_path, load_entries, write_index_file
 from logd.store.journal import JournalFile
 from logd.store.log import Log
 from logd.store.read import SegmentSource
@@ -114,38 +114,39 @@ class SyncJob:
 
 
 class CheckpointJob:
-    """Writes the index of an active segment, with the producer table, so that start-up walks less."""
+    """Writes the index of an active segment, with the producer table, so that start-up walks less.
 
-    def __init__(
-        self, log: Log, segment: Segment, covered: LogEnd, place: Place, producers: tuple[int, bytes] | None
-    ) -> None:
-        self._log = log
+    It covers everything up to the log's tail, also what no round has made durable yet: whoever reads it checks that the
+    batch it ends with is there.
+    """
+
+    def __init__(self, store: "Store", log: Log, segment: Segment, entries: IndexEntries) -> None:
+        self._context = store.context
         self._segment = segment
-        self._covered = covered
-        self._place = place
-        self._producers = producers
-        assert segment.entries is not None
-        self._entries: IndexEntries = cut_entries(segment.entries, covered.index + 1)
+        self._covered, self._place = log.tail, log.tail_place
+        producers = store.context.producers_of(log.group)
+        is_covered = producers is not None and producers[0] <= log.tail.index
+        self._producers = producers if is_covered else None
+        self._entries = cut_entries(entries, log.tail.index + 1)
+        if store.round_in_flight is not None:
+            for entry in store.round_in_flight.pending_entries(log):
+                append_entry(self._entries, *entry)
+        log.checkpointed = log.tail
 
     @classmethod
-    def of(cls, log: Log) -> "CheckpointJob | None":
-        """The job for a log; None if there is nothing to write, or not now."""
-        segment, place = log.active, log.written_place
-        if log.is_removed or segment is None or segment.entries is None or place.segment != segment.first_index:
+    def of(cls, store: "Store", log: Log) -> "CheckpointJob | None":
+        """The job for a log; None if there is nothing to write."""
+        segment = log.active
+        if segment is None or segment.entries is None or log.tail_place.segment != segment.first_index:
             return None
-        if place.position < SEGMENT_HEADER_BYTES or not segment.entries.offsets:
-            return None
-        producers = log.context.producers_of(log.group)
-        if producers is not None and producers[0] > log.written.index:
-            producers = None
-        return cls(log, segment, log.written, place, producers)
+        return None if log.checkpointed == log.tail else cls(store, log, segment, segment.entries)
 
     def run(self) -> None:
         """Write it; want of space is no error, the file is a hint."""
         if self._segment.is_retired:
             return
         content = encode_index_of(self._segment, self._entries, self._covered, self._place, self._producers)
-        write_hint(self._log.context.files, index_path(self._segment), content, is_synced=False)
+        write_hint(self._context.files, index_path(self._segment), content, is_synced=False)
 
     def apply(self) -> None:
         """Nothing: memory knows more than the file."""

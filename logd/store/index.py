@@ -1,8 +1,8 @@
 """The sparse index of a segment: one entry for every few KiB, so that a read starts next to what it wants.
 
-For: readers, and recovery. Must not know: what is promised. The one idea: it is a hint. An index file is used only if it
-matches its digest *and* the batch it ends with still has the chain it remembers, which proves everything before; if not
-it is built again by walking headers. A reader checks every header it meets anyway, so a wrong hint costs time, never truth.
+For: readers, and recovery. Must not know: what is promised. The one idea: it is a hint. An index file is used only if
+it matches its digest *and* the batch it ends with still has the chain it remembers, which proves everything before; if
+not it is built again by walking headers. A reader checks every header it meets: a wrong hint costs time, never truth.
 """
 
 import threading

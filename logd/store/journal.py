@@ -7,6 +7,7 @@ synced, and a *synced* table, in a later file, names a first needed file above i
 `JournalFile` and `Journal` belong to the owner's thread. `read_*` are for recovery and inspection.
 """
 
+import contextlib
 import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -304,16 +305,12 @@ def find_heads(file: File, journal_id: bytes, number: int, start: int) -> Iterat
     size = file.size()
     for position, block in scan_blocks(file, start, size):
         if bytes(block[: len(ROUND_MAGIC)]) == ROUND_MAGIC:
-            try:
+            with contextlib.suppress(Unreadable):
                 yield read_head(file, journal_id, number, position)
-            except Unreadable:
-                pass
         at = BLOCK_BYTES - TRAILER.size
         if bytes(block[at : at + len(TRAILER_MAGIC)]) == TRAILER_MAGIC:
-            try:
+            with contextlib.suppress(Unreadable):
                 yield read_copy(file, journal_id, number, position + BLOCK_BYTES)
-            except Unreadable:
-                pass
 
 
 def is_begun(file: File, journal_id: bytes, number: int) -> bool:

@@ -1,8 +1,9 @@
 """One group's log: where it starts, where it ends, which segments it consists of, and how room for more is made.
 
 For: the store, which moves logs by rounds, and the owner, who reads their state. Must not know: how a round becomes
-durable. The one idea: a log has three ends. `tail` is where the next batch goes (a round is being written), `end` is what
-was promised, `written` is what readers may see; `tail >= end >= written`, except while a suffix is being replaced.
+durable. The one idea: a log has three ends. `tail` is where the next batch goes (a round is being written), `end` is
+what was promised, `written` is what readers may see; `tail >= end >= written`, except while a suffix is being
+replaced.
 
 All of it belongs to the owner's thread; what touches the disk is a job.
 """
@@ -113,6 +114,8 @@ class Log:
         self.voids_unwritten = 0
         """Rounds under way that will unlink segments: no segment is created before they did, for the names may meet."""
         self.cut: Cut | None = None
+        self.checkpointed: LogEnd | None = None
+        """The tail that the last checkpoint of the active segment's index covers."""
         self.prepared_start: tuple[Start, bytes] | None = None
         self.is_removed = False
         self._space_job: SpaceJob | None = None
@@ -423,7 +426,7 @@ class SpaceJob:
         raise NotImplementedError
 
     def _affordable(self, wanted: int, needed: int) -> int:
-        """How much to allocate: what is wanted if the disk can afford it, else what is needed; raises OSError(ENOSPC)."""
+        """How much to allocate: what is wanted if the disk can afford it, else what is needed, else OSError(ENOSPC)."""
         reserve = self._context.options.disk_reserve_bytes
         free = self._context.files.free_bytes(self._context.layout.directory)
         for length in (wanted, needed):

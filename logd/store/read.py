@@ -1,9 +1,10 @@
 """Reads of a log: planned on the owner's thread, run on any.
 
-For: consumers (by offset), replication and replay (by index), and `ListOffsets` (by time). Must not know: watermarks, or
-who asks. The one idea: a plan captures the log's list of segments and its bounds; running it touches only files and the
-published, unchanging parts of a segment. It walks the headers of what it read, so that every batch it returns follows
-from the one before it by index and offset, and a damaged header is an error with a range, never the end of the log.
+For: consumers (by offset), replication and replay (by index), and `ListOffsets` (by time). Must not know: watermarks,
+or who asks. The one idea: a plan captures the log's list of segments and its bounds; running it touches only files and
+the published, unchanging parts of a segment. It walks the headers of what it read, so that every batch it returns
+follows from the one before it by index and offset, and a damaged header is an error with a range, never the end of the
+log.
 """
 
 from bisect import bisect_right
@@ -75,7 +76,7 @@ class ReadResult(NamedTuple):
 class Read(Protocol):
     """A planned read."""
 
-    def run(self, *, nowait: bool = False) -> ReadResult | None:
+    def run(self, nowait: bool = False) -> ReadResult | None:  # noqa: FBT001, FBT002  # threads pass no keywords
         """Read, on any thread. With `nowait` from memory alone: None if that would block.
 
         Raises CorruptBatch (details: `base_offset` and `next_offset` of what cannot be read) when a batch that must
@@ -165,7 +166,7 @@ class _Range:
         self._end = end
         self._bytes_max = bytes_max
 
-    def _walk(
+    def _walk(  # noqa: C901  # one loop over headers: taking it apart would cost a call for each batch
         self, finder: _Finder, number: int, wanted_index: int, end_index: int, wanted_offset: int, end_offset: int
     ) -> ReadResult:
         """Batches of one segment from the one that holds what is wanted."""
@@ -258,7 +259,7 @@ class ReadByOffset(_Range):
 
     __slots__ = ()
 
-    def run(self, *, nowait: bool = False) -> ReadResult | None:
+    def run(self, nowait: bool = False) -> ReadResult | None:  # noqa: FBT001, FBT002  # threads pass no keywords
         """See `Read.run`."""
         offset, end = self._wanted, self._end
         if offset >= end:
@@ -286,7 +287,7 @@ class ReadByIndex(_Range):
 
     __slots__ = ()
 
-    def run(self, *, nowait: bool = False) -> ReadResult | None:
+    def run(self, nowait: bool = False) -> ReadResult | None:  # noqa: FBT001, FBT002  # threads pass no keywords
         """See `Read.run`."""
         index, end = self._wanted, self._end
         if index >= end:
@@ -326,7 +327,7 @@ class ReadByTime:
         self._end = log.written
         self._timestamp = timestamp_ms
 
-    def run(self, *, nowait: bool = False) -> int | None:
+    def run(self, nowait: bool = False) -> int | None:  # noqa: FBT001, FBT002  # threads pass no keywords
         """The offset; the log's written end if there is none; None if `nowait` and it would block.
 
         Raises as `Read.run` does.

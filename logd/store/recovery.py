@@ -1,9 +1,9 @@
 """Recovery: what was promised, read from the journal, and brought to the segments where it is not there.
 
-For: `Store.open`. Must not know: what a promise means. The one idea: reading decides, and only then is anything written.
-`replay` turns the journal's files into one `Replayed` for each group; `restore` makes a group's segments say what that
-says. Neither writes a journal file, and everything that `restore` writes it would write again: it can be cut anywhere
-and repeated.
+For: `Store.open`. Must not know: what a promise means. The one idea: reading decides, and only then is anything
+written. `replay` turns the journal's files into one `Replayed` for each group; `restore` makes a group's segments say
+what that says. Neither writes a journal file, and everything that `restore` writes it would write again: it can be cut
+anywhere and repeated.
 
 The six points of `docs/storage-format.md` ("Recovery") are marked R1 to R6 where they are carried out.
 """
@@ -11,6 +11,7 @@ The six points of `docs/storage-format.md` ("Recovery") are marked R1 to R6 wher
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from logd.store.context import Context
@@ -27,6 +28,7 @@ from logd.store.events import (
 )
 from logd.store.files import Buffer, File
 from logd.store.format import (
+    BLANK_DIGEST,
     INITIAL_HARD_STATE,
     NOWHERE,
     ROUND_MAGIC,
@@ -65,7 +67,7 @@ _INDEX_FIELD: Final = struct.Struct(">Q")
 _INDEX_FIELD_POSITION: Final = 88
 
 
-# --- R1, R2: reading the journal ----------------------------------------------------------------------------------------
+# --- R1, R2: reading the journal --------------------------------------------------------------------------------------
 
 
 class Placement(NamedTuple):
@@ -522,7 +524,7 @@ def load_start(context: Context, group: int, index: int) -> tuple[Start, bytes]:
         file.close()
 
 
-# --- R3 to R5: making the segments say it -------------------------------------------------------------------------------
+# --- R3 to R5: making the segments say it -----------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -666,9 +668,8 @@ class Restorer:
                 break
             file = self._file(first)
             assert file is not None
-            last = None
-            for last in walk_headers(file, first, *self._walk_start(first, file, index), stop_index=index + 1):
-                pass
+            walk = walk_headers(file, first, *self._walk_start(first, file, index), stop_index=index + 1)
+            last = max(walk, key=lambda walked: walked.header.index, default=None)
             if last is not None and last.header.index > start.index:
                 return last.end, last.place
             index = first - 1
@@ -787,7 +788,7 @@ class Restorer:
         return None
 
     def _doubt(self, index: int) -> None:
-        """The batch of `index` is not the one that the next was promised to follow: a stale one, with its like below."""
+        """The batch of `index` is not the one that the next was promised to follow: it is stale, like those below."""
         good = self._good.pop(index, None)
         self._holes.append(_Hole(index, good.place if good is not None else None))
         while good is not None and good.placement is None:
@@ -815,8 +816,9 @@ class Restorer:
     # Writing.
 
     def _write(self, anchor: LogEnd, anchor_place: Place, end: LogEnd) -> dict[int, int]:
-        """Write every batch at its place, *even if the bytes there look equal*: after a failed fsync the page cache
-        shows what the disk lacks. Returns the end position of each segment that was touched.
+        """Write every batch at its place; returns the end position of each segment that was touched.
+
+        *Even if the bytes there look equal*: after a failed fsync the page cache shows what the disk lacks.
         """
         touched: dict[int, int] = {}
         if anchor_place != NOWHERE:
@@ -951,7 +953,7 @@ class Restorer:
                 file.close()
             segment = Segment(self._group, first, self._path(first), end_position, end_position)
             segments.append(segment)
-        for segment, following in zip(segments, segments[1:], strict=False):
+        for segment, following in pairwise(segments):
             segment.is_sealed = True
             known = self._good.get(following.first_index - 1)
             if segment.first_index in touched and known is not None:
@@ -1006,11 +1008,15 @@ class Restorer:
                     "promised, and readable neither in the journal nor in its segment",
                 )
             )
+        if replayed.is_end_uncertain and end.index >= index:
+            # A round that may have promised more cannot be read: at least one batch may be missing.
+            index, term, chain = end.index + 1, replayed.known_term, BLANK_DIGEST
         if log.damage or end.index < index:
             log.floor = Floor(index, term, chain, log.intact_index)
-        if replayed.floor is not None and (log.floor is None or replayed.floor.index > log.floor.index):
-            if log.floor is not None or end.index < replayed.floor.index:
-                log.floor = Floor(replayed.floor.index, replayed.floor.term, replayed.floor.chain, log.intact_index)
+        known = replayed.floor
+        is_damaged = log.floor is not None or (known is not None and end.index < known.index)
+        if known is not None and is_damaged and (log.floor is None or known.index > log.floor.index):
+            log.floor = known._replace(intact=log.intact_index)
 
     def _damage(self, hole: _Hole, anchor: LogEnd) -> Damage:
         # Within a longer hole offsets are only known at its two ends; `_merge` puts them together.

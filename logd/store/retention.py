@@ -1,10 +1,11 @@
 """What is given up: where a log may begin anew, and the files that nothing needs any more.
 
-For: the leader that decides on retention, and housekeeping. Must not know: clocks, or whether a limit is policy. The one
-idea: retention moves a log's start to a segment's boundary and nothing else; files disappear only afterwards, lowest
-first, so that what a crash leaves is always contiguous.
+For: the leader that decides on retention, and housekeeping. Must not know: clocks, or whether a limit is policy. The
+one idea: retention moves a log's start to a segment's boundary and nothing else; files disappear only afterwards,
+lowest first, so that what a crash leaves is always contiguous.
 """
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from logd.store.context import Context
@@ -88,7 +89,7 @@ def retention_boundary(log: "Log", now_ms: int, retention_bytes: int | None, ret
     """See `Log.retention_boundary`."""
     surplus = log.retained_bytes - retention_bytes if retention_bytes is not None else 0
     boundary: LogEnd | None = None
-    for segment, following in zip(log.segments, log.segments[1:], strict=False):
+    for segment, following in pairwise(log.segments):
         before = following.before
         if before is None:
             try:

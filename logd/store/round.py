@@ -1,9 +1,9 @@
 """A round: what one fsync makes durable, for all groups at once.
 
-For: `Store.prepare_round`, and the threads that carry a round out. Must not know: who wants the entries, or why. The one
-idea: four steps, each in its place. `prepare` (owner) gives every batch its segment and position and builds the bytes;
-`write` (writer thread) makes them durable in the journal, after which the promises may leave; `apply_durable` (owner)
-moves the logs' ends; `settle` (writer thread) brings the batches to their segments through the page cache, and
+For: `Store.prepare_round`, and the threads that carry a round out. Must not know: who wants the entries, or why. The
+one idea: four steps, each in its place. `prepare` (owner) gives every batch its segment and position and builds the
+bytes; `write` (writer thread) makes them durable in the journal, after which the promises may leave; `apply_durable`
+(owner) moves the logs' ends; `settle` (writer thread) brings the batches to their segments through the page cache, and
 `apply_written` (owner) lets readers see them.
 
 `prepare_round` is the hot path of the store: it costs per batch, never per record, and touches no payload.
@@ -344,6 +344,13 @@ class Round:
         self._table = table
         self._first_needed = first_needed
         self._works = works
+
+    def pending_entries(self, log: Log) -> list[tuple[int, int, int, int]]:
+        """What the round will add to the sparse index of a log's active segment."""
+        for work in self._works:
+            if work.log is log:
+                return work.entries
+        return []
 
     def write(self) -> None:
         """Make the round durable, on the writer thread. After it returned the promises may leave.

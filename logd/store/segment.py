@@ -1,8 +1,8 @@
 """A segment: one file of consecutive batches behind a header block, and what memory knows of it.
 
-For: the log that consists of segments, and their readers. Must not know: the journal, or which batches are promised. The
-one idea: a segment's name says its first index and every batch says its own, so position, offset and index of anything
-in the file follow from walking headers; what memory and the header block hold only makes the walk short.
+For: the log that consists of segments, and their readers. Must not know: the journal, or which batches are promised.
+The one idea: a segment's name says its first index and every batch says its own, so position, offset and index of
+anything in the file follow from walking headers; what memory and the header block hold only makes the walk short.
 """
 
 import struct

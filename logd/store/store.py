@@ -1,8 +1,8 @@
 """The store: one node's data directory, opened.
 
 For: the node that drives it. Must not know: Raft, the network, clocks, event loops. The one idea: memory belongs to one
-thread, the owner's. What touches the disk after opening is a job or a step of a round, made by the owner, run by somebody
-else, and applied by the owner again. The store starts no thread and waits for nothing.
+thread, the owner's. What touches the disk after opening is a job or a step of a round, made by the owner, run by
+somebody else, and applied by the owner again. The store starts no thread and waits for nothing.
 
 A round's way:  prepare_round -> Round.write -> apply_durable (promises may leave) -> Round.settle -> apply_written
 Housekeeping:   while (job := store.next_housekeeping()): job.run(); job.apply()
@@ -47,7 +47,7 @@ from logd.store.recovery import JournalReader, Restorer
 from logd.store.retention import Garbage, remove_directory
 from logd.store.round import Round, RoundEntry, prepare_round
 
-# What a directory that was never used, or whose making was interrupted, may hold. A file system of its own has the last.
+# What a directory that was never used, or whose making was interrupted, may hold. `lost+found`: of a file system.
 # `tls`: a development node keeps its certificates there, made before its store.
 _FRESH_NAMES = {LOCK_FILE, JOURNAL_DIRECTORY, GROUPS_DIRECTORY, NODE_FILE + NEW_SUFFIX, "lost+found", "tls"}
 
@@ -148,8 +148,10 @@ class Store:
         Writes the indexes of active segments, so that the next start walks less. Raises OSError; all is closed then.
         """
         try:
-            for group in list(self._checkpoints):
-                self._run_checkpoint(group)
+            for log in self.groups.values():
+                job = CheckpointJob.of(self, log)
+                if job is not None:
+                    job.run()
         finally:
             for log in self.groups.values():
                 for segment in log.segments:
@@ -160,11 +162,9 @@ class Store:
             self.journal.close()
             self._lock.release()
 
-    def _run_checkpoint(self, group: int) -> None:
-        log = self.groups.get(group)
-        job = CheckpointJob.of(log) if log is not None else None
-        if job is not None:
-            job.run()
+    @property
+    def options(self) -> StoreOptions:
+        return self.context.options
 
     # --- Rounds -------------------------------------------------------------------------------------------------------
 
@@ -180,7 +180,7 @@ class Store:
         return prepare_round(self, entries)
 
     def empty_round(self) -> Round:
-        """A round without entries: it shows that the one before was durable. After `journal_confirm_ms`, and at stop."""
+        """A round without entries: it shows that the one before was durable. After a pause, and at stop."""
         return prepare_round(self, ())
 
     # --- Groups -------------------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ class Store:
             group = next(iter(self._checkpoints))
             del self._checkpoints[group]
             log_ = self.groups.get(group)
-            job = CheckpointJob.of(log_) if log_ is not None else None
+            job = CheckpointJob.of(self, log_) if log_ is not None else None
             if job is not None:
                 return job
         return None
@@ -373,9 +373,8 @@ def _create(context: Context, node: NodeFile) -> Journal:
         file.close()
     files.rename(new, layout.node)
     files.sync_directory(layout.directory)
-    parent = layout.directory.rpartition("/")[0]
-    if parent:
-        files.sync_directory(parent)
+    parent, slash, _ = layout.directory.rpartition("/")
+    files.sync_directory(parent or slash or ".")
     return journal
 
 
