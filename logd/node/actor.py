@@ -189,7 +189,9 @@ class RaftActor:
         if answers:
             self._after_answers()
         self._tidy()
-        if self._stopping and self._round is None and not self._groups_of_rounds and not self.driver.has_work:
+        # A round that is stuck is not to be overtaken by the empty one: its batches would be lost, and answered for.
+        is_idle = self._round is None and self._stuck is None and not self._groups_of_rounds
+        if self._stopping and is_idle and not self.driver.has_work:
             self._finish()
 
     def _finish(self) -> None:
@@ -236,7 +238,8 @@ class RaftActor:
         while True:
             before = self._rounds_started
             await trio.sleep(seconds)
-            if self._rounds_started == before and not self._is_confirmed and self._round is None:
+            is_quiet = self._round is None and self._stuck is None
+            if self._rounds_started == before and not self._is_confirmed and is_quiet:
                 self._confirm()
 
     def _on_completion(self, completion: Completion) -> None:
@@ -268,7 +271,7 @@ class RaftActor:
     # --- Space --------------------------------------------------------------------------------------------------------
 
     def _ask_for_space(self) -> None:
-        """Have space allocated to the groups that are short of it; between rounds, since a roll needs to know the end."""
+        """Have space allocated to the groups that are short of it; between rounds, for a roll needs to know the end."""
         short, self._short = self._short, {}
         for group, (batch_bytes, control) in short.items():
             log = self.store.groups.get(group)

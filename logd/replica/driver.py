@@ -389,8 +389,10 @@ class Driver:
     def _take_starts(self, room: Room, entries: list[RoundEntry]) -> None:
         while self._removals and room.admit_entry():
             entries.append(Remove(self._removals.popleft()))
-        while self._starts and room.admit_entry():
+        taken: set[int] = set()
+        while self._starts and self._starts[0][0].group not in taken and room.admit_entry():
             entry, state = self._starts.popleft()
+            taken.add(entry.group)
             entries.append(entry)
             if state is not None:
                 self._installs_in_round.append(state)

@@ -1,0 +1,231 @@
+"""A driver with a disk that is a list, a clock that is set by hand, and replies that are names.
+
+The disk's room keeps the contract of `logd.replica.driver.Room`: TAKEN takes, the other two take nothing, and an empty
+round has room for a batch of any legal size.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from logd.meta.commands import Command, CreateTopic
+from logd.meta.state import META_GROUP, MetaState, Outcome
+from logd.raft.group import EntryId
+from logd.replica.clock import AppendClock, ClockReading
+from logd.replica.driver import (
+    Admission,
+    CreateGroup,
+    Driver,
+    DriverOptions,
+    Effect,
+    LogState,
+    MoveStart,
+    Proposal,
+    SnapshotMeta,
+)
+from logd.store.format import HardState, Start
+from logd.store.round import Append, Remove, RoundEntry, SetHardState, SetStart
+from wire.errors import LogdError
+from wire.messages import Produced
+from wire.record import BatchHeader, StampedBatch, check_alone, check_produced, encode_batch
+from wire.types import Acks
+
+NODE = "node-1"
+TOPIC_ID = bytes(range(16))
+WALL_MS = 1_700_000_000_000
+NEVER_VOTED = HardState(0, "", 0)
+FIRST_CHAIN = b"\x01" * 32
+
+
+def batch_of(
+    records: int = 1, *, value: bytes = b"x", producer_id: int = 0, producer_epoch: int = 0, base_sequence: int = 0
+) -> bytes:
+    """A batch as a client sends it."""
+    return encode_batch(
+        [(value, None, WALL_MS, None)] * records,
+        producer_id=producer_id,
+        producer_epoch=producer_epoch,
+        base_sequence=base_sequence,
+    )
+
+
+def proposal(reply: Any, batch: bytes, *, acks: Acks = Acks.QUORUM, expected_offset: int | None = None) -> Proposal:
+    return Proposal(batch, check_produced(batch), acks, expected_offset, reply)
+
+
+def empty_log(group: int, **changes: Any) -> LogState:
+    """What is known of a group that was just made."""
+    state = LogState(group, EntryId(0, 0), 0, FIRST_CHAIN, 0, 0, NEVER_VOTED, "")
+    return state._replace(**changes)
+
+
+def start_after(header: BatchHeader | None) -> Start:
+    """A start just behind a batch; None, before all."""
+    if header is None:
+        return Start(0, 0, 0, FIRST_CHAIN, 0, TOPIC_ID, 0, b"", b"")
+    place = (header.index, header.term, header.next_offset, header.chain, header.append_timestamp)
+    return Start(*place, TOPIC_ID, 0, b"", b"")
+
+
+@dataclass
+class FakeRoom:
+    """Room for so many bytes and entries; groups named in `without_space` have none for data."""
+
+    batch_bytes_max: int = 1 << 30
+    entries_max: int = 1 << 30
+    without_space: set[int] = field(default_factory=set)
+    # Groups that have none even for control batches.
+    without_reserve: set[int] = field(default_factory=set)
+    batch_bytes: int = 0
+    entries: int = 0
+
+    def admit(self, group: int, batch_bytes: int, *, control: bool) -> Admission:
+        if self.batch_bytes + batch_bytes > self.batch_bytes_max and self.batch_bytes:
+            return Admission.ROUND_FULL
+        if group in self.without_reserve or (group in self.without_space and not control):
+            return Admission.NO_SPACE
+        self.batch_bytes += batch_bytes
+        return Admission.TAKEN
+
+    def admit_entry(self) -> bool:
+        if self.entries >= self.entries_max:
+            return False
+        self.entries += 1
+        return True
+
+
+class Harness:
+    """A node's driver. `logs` is what its disk holds, `promised` how much of it is durable."""
+
+    def __init__(self, options: DriverOptions | None = None, meta: MetaState | None = None) -> None:
+        self.wall_ms = WALL_MS
+        self.monotonic_ms = 0
+        self.driver = Driver(NODE, options or DriverOptions(), AppendClock.started(self.reading), meta or MetaState())
+        self.make_room: Callable[[], FakeRoom] = FakeRoom
+        self.logs: dict[int, list[StampedBatch]] = defaultdict(list)
+        self.answers: dict[Any, list[Produced | Outcome]] = defaultdict(list)
+        # The replies of `answers`, in the order in which they came.
+        self.answered: list[Any] = []
+        self.effects: list[Effect] = []
+        self.entries: list[RoundEntry] = []
+
+    @property
+    def reading(self) -> ClockReading:
+        return ClockReading(self.wall_ms, self.monotonic_ms)
+
+    def pass_ms(self, milliseconds: int) -> None:
+        self.wall_ms += milliseconds
+        self.monotonic_ms += milliseconds
+
+    # --- Steps --------------------------------------------------------------------------------------------------------
+
+    def take_round(self, room: FakeRoom | None = None) -> list[RoundEntry]:
+        entries = self.driver.take_round(room or self.make_room(), self.reading)
+        for entry in entries:
+            if isinstance(entry, Append):
+                self.logs[entry.group].append(entry.batch)
+        self.entries += entries
+        self.collect()
+        return entries
+
+    def durable(self) -> list[int]:
+        moved = self.driver.on_durable()
+        self.collect()
+        return moved
+
+    def collect(self) -> None:
+        for answer in self.driver.take_answers():
+            self.answers[answer.reply].append(answer.outcome)
+            self.answered.append(answer.reply)
+        self.effects += self.driver.take_effects()
+
+    def round(self, room: FakeRoom | None = None) -> list[RoundEntry]:
+        """One round, taken and durable."""
+        entries = self.take_round(room)
+        if entries:
+            self.durable()
+        return entries
+
+    def settle(self) -> None:
+        """Rounds and directories until there is nothing to do."""
+        self.collect()
+        while self.driver.has_work or self.effects:
+            for effect in self.take_effects():
+                if isinstance(effect, CreateGroup):
+                    self.install(effect.group)
+            self.round()
+
+    def take_effects(self) -> list[Effect]:
+        effects, self.effects = self.effects, []
+        return effects
+
+    def install(self, group: int) -> None:
+        self.driver.install(group, start_after(None), empty_log(group))
+
+    # --- What a test asks for -----------------------------------------------------------------------------------------
+
+    def start_meta(self) -> None:
+        self.driver.open_group(empty_log(META_GROUP))
+        self.settle()
+
+    def command(self, reply: Any, command: Command) -> LogdError | None:
+        return self.driver.propose_command(command, self.reading, reply)
+
+    def create_topic(self, name: str = "orders", partitions: int = 1) -> tuple[int, ...]:
+        """A topic whose groups are ready; returns them."""
+        assert self.command(("create", name), CreateTopic(name, TOPIC_ID, partitions, {})) is None
+        self.settle()
+        return self.driver.meta.topics[name].groups
+
+    def produce(
+        self, group: int, reply: Any, batch: bytes, *, acks: Acks = Acks.QUORUM, expected_offset: int | None = None
+    ) -> LogdError | None:
+        return self.driver.propose(group, proposal(reply, batch, acks=acks, expected_offset=expected_offset))
+
+    def outcome(self, reply: Any) -> Produced | Outcome:
+        (outcome,) = self.answers[reply]
+        return outcome
+
+    def produced(self, reply: Any) -> Produced:
+        outcome = self.outcome(reply)
+        assert isinstance(outcome, Produced), outcome
+        return outcome
+
+    def error(self, reply: Any) -> LogdError:
+        outcome = self.outcome(reply)
+        assert isinstance(outcome, LogdError), outcome
+        return outcome
+
+
+def ready(options: DriverOptions | None = None, partitions: int = 1) -> tuple[Harness, tuple[int, ...]]:
+    """A node with one topic, ready to be written to; returns its groups too."""
+    node = Harness(options)
+    node.start_meta()
+    groups = node.create_topic(partitions=partitions)
+    node.entries.clear()
+    node.answered.clear()
+    return node, groups
+
+
+def appended(entries: Sequence[RoundEntry], group: int) -> list[StampedBatch]:
+    return [entry.batch for entry in entries if isinstance(entry, Append) and entry.group == group]
+
+
+def kinds(entries: Sequence[RoundEntry]) -> list[tuple[type, int]]:
+    return [(type(entry), entry.group) for entry in entries]
+
+
+def check_log(batches: Sequence[StampedBatch], chain: bytes = FIRST_CHAIN) -> None:
+    """Every batch is valid alone and in its place: indexes and offsets dense, chain unbroken, times not going down."""
+    index, offset, append_timestamp = 0, 0, 0
+    for batch in batches:
+        header = check_alone(batch.to_bytes())
+        assert header == batch.header
+        assert (header.index, header.base_offset, header.previous_chain) == (index + 1, offset, chain)
+        assert header.append_timestamp >= append_timestamp
+        index, offset, chain = header.index, header.next_offset, header.chain
+        append_timestamp = header.append_timestamp
+
+
+__all__ = ["MoveStart", "Remove", "SetHardState", "SetStart", "SnapshotMeta"]
