@@ -178,6 +178,17 @@ class RaftActor:
         self._stopping = True
         self._doorbell.ring()
 
+    def start_waiting(self) -> None:
+        """Start a round with what waits, if none is under way: called when a session has handled all that arrived.
+
+        It saves the way over the doorbell, a sixth of the time of a lone produce (`bench/README.md`). Answers that fall
+        due by it are left to the task: nobody is called back from within a call.
+        """
+        if self._round is None and self.driver.has_work:
+            self._start_round()
+            if self._round is None or self.driver.has_output:
+                self._doorbell.ring()
+
     def _step(self) -> None:
         for completion in self._disk.take_completions():
             self._on_completion(completion)
@@ -391,8 +402,6 @@ class RaftActor:
         error = self.driver.propose(group, proposal)
         if error is not None:
             proposal.reply(error)
-        elif self._round is None:
-            self._doorbell.ring()
 
     async def command(self, command: Command) -> Outcome:
         """Have group 0 decide; returns when the command is committed and applied."""

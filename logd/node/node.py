@@ -237,6 +237,7 @@ class Node:
             gate,
             corks,
             self._server_log,
+            actor.start_waiting,
             config.listen.connections_max,
         )
         nursery.start_soon(listener.serve, sockets)

@@ -566,6 +566,11 @@ class Driver:
         return effects
 
     @property
+    def has_output(self) -> bool:
+        """Whether there are answers or effects to take."""
+        return bool(self._answers or self._effects)
+
+    @property
     def has_work(self) -> bool:
         """Whether `take_round` could give something."""
         return bool(self._active or self._starts or self._removals)

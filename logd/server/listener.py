@@ -40,6 +40,7 @@ class Listener:
         gate: Gate,
         corks: Corks,
         log: LimitedLogger,
+        after_requests: Callable[[], None],
         connections_max: int,
     ) -> None:
         self._context_of_now = context_of_now
@@ -50,6 +51,7 @@ class Listener:
         self._gate = gate
         self._corks = corks
         self._log = log
+        self._after_requests = after_requests
         self._connections_max = connections_max
         self.connections = 0
 
@@ -99,7 +101,15 @@ class Listener:
             self._log.warning("identity_refused", peer=peer, problem=str(error))
             return
         await Session(
-            stream, str(identity), self._door, self._options, self._budget, self._gate, self._corks, self._log
+            stream,
+            str(identity),
+            self._door,
+            self._options,
+            self._budget,
+            self._gate,
+            self._corks,
+            self._log,
+            self._after_requests,
         ).run()
 
 

@@ -107,7 +107,8 @@ class Gate:
 class Session:
     """One authenticated connection.
 
-    Arguments: `stream`, after its TLS handshake; `principal`, the URI of the client's identity.
+    Arguments: `stream`, after its TLS handshake; `principal`, the URI of the client's identity; `after_requests`,
+    called when all that arrived together was handed on.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Session:
         gate: Gate,
         corks: Corks,
         log: LimitedLogger,
+        after_requests: Callable[[], None],
     ) -> None:
         self.principal = principal
         self._stream = stream
@@ -131,6 +133,7 @@ class Session:
         self._connection = ServerConnection(options.limits)
         self._outbox = Outbox(stream)
         self._corks = corks
+        self._after_requests = after_requests
         self._answered = trio.Event()
         self._subscriptions: dict[int, tuple[trio.CancelScope, Callable[[int], None]]] = {}
         self._sync_verbs = door.sync_verbs()
@@ -207,11 +210,13 @@ class Session:
         while True:
             while connection.is_full:
                 # The bound on what one client has in flight: it is not read until something is answered.
+                self._after_requests()
                 self._outbox.flush()
                 self._answered = trio.Event()
                 await self._answered.wait()
             event = connection.next_event()
             if event is None:
+                self._after_requests()
                 self._outbox.flush()
                 return any_event
             any_event = True
