@@ -209,6 +209,7 @@ class _Source(NamedTuple):
     path: str
     file: File
     table: Table | None
+    is_copy_damaged: bool
 
 
 class JournalReader:
@@ -240,7 +241,14 @@ class JournalReader:
                 self._adopt_table(replay, source.table)
             if source.table is not None:
                 replay.newest_table = source.number
+            before = replay.last_round
             self._replay_file(replay, source, following)
+            if source.is_copy_damaged:
+                if replay.last_round > before:
+                    self._context.report(DamagedTable(source.path, source.number, is_lost=False))
+                else:
+                    # No round depends on it: it may never have been synced.
+                    self._context.report(TornTail(source.path, 0, "a copy of the table is torn"))
         assert replay is not None
         return replay
 
@@ -252,9 +260,7 @@ class JournalReader:
             path = context.layout.journal_file(number)
             file = files.open(path, writable=False)
             tables = read_table(file, self._journal_id, number)
-            found.append(_Source(number, path, file, tables.table))
-            if tables.damaged_copies:
-                context.report(DamagedTable(path, number, is_lost=False))
+            found.append(_Source(number, path, file, tables.table, bool(tables.damaged_copies)))
         newest = max((source.number for source in found if source.table is not None), default=None)
         if newest is None:
             for source in found:
@@ -305,56 +311,60 @@ class JournalReader:
     def _replay_file(self, replay: Replay, source: _Source, following: list[_Source]) -> None:
         position = source.table.rounds_position if source.table is not None else 0
         while True:
-            head = self._next_head(replay, source, position, following)
+            head, problem = self._next_head(replay, source, position, following)
             if head is None:
                 return
             batches = list(self._read_batches(source, head))
-            if any(header is None for _, header in batches):
-                if not self._is_later_known(replay, source, head.end_position, head.round_number + 1, following):
-                    self._context.report(TornTail(source.path, head.position, f"round {head.round_number} is torn"))
-                    return
-                self._context.report(
-                    DamagedRound(
-                        source.path, head.position, head.round_number, is_directory_readable=True, reason="a batch"
+            is_whole = all(header is not None for _, header in batches)
+            problem = problem or ("" if is_whole else "a batch does not verify")
+            if problem:
+                if self._is_later_known(replay, source, head.end_position, head.round_number + 1, following):
+                    self._context.report(
+                        DamagedRound(
+                            source.path, head.position, head.round_number, is_directory_readable=True, reason=problem
+                        )
                     )
-                )
+                else:
+                    # Nothing shows that it was durable once. It is taken if it is whole in spite of the problem.
+                    reason = f"round {head.round_number} is torn: {problem}"
+                    self._context.report(TornTail(source.path, head.position, reason))
+                    if not is_whole:
+                        return
             self._apply(replay, source, head, batches)
             replay.last_round, replay.last_digest = head.round_number, head.digest
             position = head.end_position
 
-    def _next_head(self, replay: Replay, source: _Source, position: int, following: list[_Source]) -> RoundHead | None:
-        """The head of the next round; None at the end of what was promised in this file."""
+    def _next_head(
+        self, replay: Replay, source: _Source, position: int, following: list[_Source]
+    ) -> tuple[RoundHead | None, str]:
+        """The head of the next round, and what is wrong with it; None at the end of what was promised in this file."""
         expected = replay.last_round + 1
         reason = ""
         if position:
             try:
                 head = read_head(source.file, self._journal_id, source.number, position)
                 if head.round_number == expected and head.previous_digest == replay.last_digest:
-                    return head
+                    return head, ""
                 reason = f"round {head.round_number} where {expected} must be"
             except Unreadable as error:
                 reason = str(error)
         if following and following[0].table is not None and following[0].table.last_round < expected:
             self._report_torn(source, position)
-            return None
+            return None, ""
         # Does anything show that this round was durable once?
         for head in find_heads(source.file, self._journal_id, source.number, position):
             if head.round_number < expected:
                 continue
             if head.round_number == expected and (not position or head.position == position):
-                if position:
-                    # Its second copy serves.
-                    self._context.report(
-                        DamagedRound(source.path, position, expected, is_directory_readable=True, reason=reason)
-                    )
-                return head
+                # Its second copy serves; or the table is lost, and with it where the first round starts.
+                return head, reason
             self._lose_rounds(replay, source, position, expected, reason)
-            return head
+            return head, ""
         if self._is_later_known(replay, source, source.file.size(), expected, following):
             self._lose_rounds(replay, source, position, expected, reason)
         else:
             self._report_torn(source, position)
-        return None
+        return None, ""
 
     def _report_torn(self, source: _Source, position: int) -> None:
         """Say so if a round was begun at `position`, and not merely never written."""
