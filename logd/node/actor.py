@@ -6,6 +6,7 @@ driver put everything that waits into the next round, and only then deals out an
 while there is work.
 """
 
+import errno
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -80,6 +81,12 @@ class _Reply:
         self.happened.set()
 
 
+def _check_is_full(error: OSError) -> None:
+    """A job may find the disk full; any other failure of the disk ends the node."""
+    if error.errno != errno.ENOSPC:
+        raise DiskFailed(f"the disk failed: {error}") from error
+
+
 def _has_space(log: Log, batch_bytes: int) -> bool:
     """Whether so many bytes of batches can be appended to the active segment as it is."""
     segment = log.active
@@ -152,6 +159,7 @@ class RaftActor:
         # The groups of each round that is not written to its segments yet, in order.
         self._groups_of_rounds: deque[set[int]] = deque()
         self._stuck: Sequence[RoundEntry] | None = None
+        self._abandoned = False
         self._short: dict[int, tuple[int, bool]] = {}
         self._full_until: dict[int, float] = {}
         self._tidying = False
@@ -184,10 +192,10 @@ class RaftActor:
         It saves the way over the doorbell, a sixth of the time of a lone produce (`bench/README.md`). Answers that fall
         due by it are left to the task: nobody is called back from within a call.
         """
-        if self._round is None and self.driver.has_work:
-            self._start_round()
-            if self._round is None or self.driver.has_output:
-                self._doorbell.ring()
+        if self._round is not None or not self.driver.has_work:
+            return
+        if not self._start_round() or self.driver.has_output:
+            self._doorbell.ring()
 
     def _step(self) -> None:
         for completion in self._disk.take_completions():
@@ -213,9 +221,10 @@ class RaftActor:
 
     # --- Rounds -------------------------------------------------------------------------------------------------------
 
-    def _start_round(self) -> None:
+    def _start_round(self) -> bool:
+        """Put everything that waits into a round; false if nothing was handed to the writer."""
         if self._round is not None or self._stuck is not None or not self.driver.has_work:
-            return
+            return False
         room = _Room(self.store, self.store.context.options.round_bytes_max)
         reading = self._read_clock()
         entries = self.driver.take_round(room, reading)
@@ -226,6 +235,7 @@ class RaftActor:
             self._submit(entries)
         else:
             self._ask_for_space()
+        return bool(entries)
 
     def _submit(self, entries: Sequence[RoundEntry]) -> None:
         try:
@@ -252,6 +262,17 @@ class RaftActor:
             is_quiet = self._round is None and self._stuck is None
             if self._rounds_started == before and not self._is_confirmed and is_quiet:
                 self._confirm()
+
+    async def retry_when_full(self) -> None:
+        """Try again, now and then, what found the disk full: groups that could not be made, a journal with no file."""
+        while True:
+            await trio.sleep(RETRY_SECONDS)
+            if self._stuck is not None or self._abandoned:
+                self._abandoned = False
+                self.driver.reconcile()
+                if self._stuck is not None:
+                    self._submit(self._stuck)
+                self._doorbell.ring()
 
     def _on_completion(self, completion: Completion) -> None:
         if completion.error is not None and completion.stage is not Stage.DONE:
@@ -289,7 +310,7 @@ class RaftActor:
             if log is None:
                 continue
             if not control and self._full_until.get(group, 0.0) > trio.current_time():
-                self._on_space(group, OSError("full"))
+                self._on_space(group, OSError(errno.ENOSPC, "no space a moment ago"))
                 continue
             job = log.space_for(batch_bytes, control=control)
             if job is None:
@@ -303,6 +324,7 @@ class RaftActor:
                 apply()
                 self._full_until.pop(group, None)
             else:
+                _check_is_full(error)
                 self._full_until[group] = trio.current_time() + RETRY_SECONDS
             self._on_space(group, error)
 
@@ -355,8 +377,10 @@ class RaftActor:
 
         def done(error: OSError | None) -> None:
             if error is not None:
+                _check_is_full(error)
                 self._log.error("group_not_created", group=group, problem=str(error))
                 self.driver.abandon(group)
+                self._abandoned = True
                 return
             job.apply()
             self.driver.install(group, start, _state_of_start(group, start))
@@ -371,6 +395,7 @@ class RaftActor:
 
         def done(error: OSError | None) -> None:
             if error is not None:
+                _check_is_full(error)
                 self._log.warning("start_not_written", group=group, problem=str(error))
             elif group in self.store.groups:
                 job.apply()

@@ -202,6 +202,7 @@ class Node:
             actors.start_soon(self._run_actor, actor, actors.cancel_scope)
             async with trio.open_nursery() as tickers:
                 tickers.start_soon(actor.confirm_when_quiet, self.config.journal.confirm_seconds)
+                tickers.start_soon(actor.retry_when_full)
                 tickers.start_soon(self._retain, actor)
                 tickers.start_soon(self._report)
                 async with trio.open_nursery() as listeners:
