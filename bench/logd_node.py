@@ -40,6 +40,8 @@ START_SECONDS_MAX = 20.0
 STOP_SECONDS_MAX = 20.0
 # A server that says nothing for this long while batches wait for an answer has failed the run.
 SILENCE_SECONDS_MAX = 20.0
+# What was acknowledged becomes readable within milliseconds; this long after it, it is lost.
+READABLE_SECONDS_MAX = 2.0
 # One TLS record holds at most this much; `SSLSocket.recv` returns one record at most.
 TLS_RECORD_BYTES = 16 << 10
 
@@ -313,11 +315,22 @@ class RawClient:
         return answer
 
     def stored_records(self, partitions: int) -> int:
-        """How many records the topic holds, over all its partitions."""
+        """How many records of the topic can be read, over all its partitions."""
         return sum(
             self.ask(ListOffsets(TOPIC, partition, Anchor.END), ListedOffsets).high_watermark
             for partition in range(partitions)
         )
+
+    def check_stored(self, partitions: int, records: int) -> None:
+        """Raise `BenchmarkError` unless exactly `records` records of the topic can be read, soon.
+
+        A round is acknowledged when it is in the journal, and read once it is in its segments, a moment later.
+        """
+        deadline = time.monotonic() + READABLE_SECONDS_MAX
+        while (stored := self.stored_records(partitions)) < records and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if stored != records:
+            raise BenchmarkError(f"logd acknowledged {records} records and holds {stored}")
 
 
 @contextmanager
@@ -347,10 +360,8 @@ def produce_raw(node: Node, plan: BatchPlan, seconds: float) -> BatchLoad:
             deadline = start + seconds
             batches = pump_batches(client, plan, batch, lambda: time.perf_counter() < deadline)
             elapsed = time.perf_counter() - start
-        stored = client.stored_records(plan.partitions)
-    records = batches * plan.records
-    if stored != records:
-        raise BenchmarkError(f"logd acknowledged {records} records and holds {stored}")
+        records = batches * plan.records
+        client.check_stored(plan.partitions, records)
     return BatchLoad(records, elapsed, cpu)
 
 
@@ -387,6 +398,5 @@ def filled_topic(node: Node, *, payload_bytes: int, records: int, batch_records:
     with fresh_topic(node) as client:
         started = iter(range(wanted))
         batches = pump_batches(client, plan, batch, lambda: next(started, None) is not None)
-        if client.stored_records(1) != batches * batch_records:
-            raise BenchmarkError("logd does not hold what it acknowledged")
+        client.check_stored(1, batches * batch_records)
         yield batches * batch_records

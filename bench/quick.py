@@ -24,7 +24,7 @@ from bench.harness import (
 )
 
 # In the order of a record's life. Each module has a `run`.
-QUESTIONS = ("produce_small", "produce_large", "partitions")
+QUESTIONS = ("produce_small", "produce_large", "produce_latency", "send_nowait", "catch_up", "partitions")
 
 Run = Callable[[Options], Result]
 
