@@ -18,8 +18,8 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from wire import blocking as blocking
-    from wire import errors as errors
+    import wire.blocking as blocking
+    import wire.errors as errors
     from wire.client import Client as Client
     from wire.connection import Limits as Limits
     from wire.consumer import Batch as Batch
@@ -85,7 +85,40 @@ _HOMES: Final = {
 }
 _MODULES: Final = frozenset(("blocking", "errors"))
 
-__all__ = [*sorted(_HOMES), *sorted(_MODULES)]  # noqa: PLE0604  # the names are strings, in a table
+__all__ = [
+    "Acknowledgement",
+    "Acks",
+    "Address",
+    "Anchor",
+    "Batch",
+    "BatchHeader",
+    "Client",
+    "ClusterMetadata",
+    "Codec",
+    "Consumer",
+    "Durability",
+    "Fetched",
+    "Limits",
+    "ListedOffsets",
+    "LogdError",
+    "NodeDescription",
+    "PartitionDescription",
+    "Produced",
+    "Producer",
+    "ProducerStatistics",
+    "Receipt",
+    "Record",
+    "Tls",
+    "TopicAltered",
+    "TopicCreated",
+    "TopicDescription",
+    "blocking",
+    "decode_records",
+    "encode_batch",
+    "errors",
+    "partition_for_key",
+    "split_batches",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -356,7 +356,7 @@ class Producer:
         timestamp_ms: int | None = None,
     ) -> Acknowledgement:
         """Take one record, waiting for room if need be. The arguments are those of `wire.Producer.send_nowait`."""
-        acknowledgement, is_full = self._gather((value, key, headers, partition, timestamp_ms or _now_ms()))
+        acknowledgement, is_full = self._gather(value, key, headers, partition, timestamp_ms)
         if is_full:
             self._client.run(self._drain)
         return acknowledgement
@@ -373,7 +373,7 @@ class Producer:
         waiting = self._gathered_bytes + self._producer.in_flight_bytes
         if waiting + _size(value, key) > self._buffer_bytes_max:
             raise BufferFull(f"{waiting} bytes await their acknowledgement, of {self._buffer_bytes_max}")
-        return self._gather((value, key, headers, partition, timestamp_ms or _now_ms()))[0]
+        return self._gather(value, key, headers, partition, timestamp_ms)[0]
 
     def flush(self) -> None:
         """Wait until everything sent so far is acknowledged or has failed; raises the first error nobody was told."""
@@ -388,13 +388,23 @@ class Producer:
         self._client.run(self._drain)
         self._client.run(acknowledgement.settled)
 
-    def _gather(self, record: _Fields) -> tuple[Acknowledgement, bool]:
+    def _gather(
+        self,
+        value: bytes | None,
+        key: bytes | None,
+        headers: Mapping[str, bytes] | None,
+        partition: int | None,
+        timestamp_ms: int | None,
+    ) -> tuple[Acknowledgement, bool]:
         if self._life is None:
             raise ClientClosed("the producer is not open: use it as `with Producer(…) as producer`")
-        acknowledgement = Acknowledgement(self, record)
+        value, key, headers = wire.producer.checked_record(value, key, headers, timestamp_ms)
+        if timestamp_ms is None:
+            timestamp_ms = time.time_ns() // 1_000_000
+        acknowledgement = Acknowledgement(self, (value, key, headers, partition, timestamp_ms))
         with self._lock:
             self._gathered.append(acknowledgement)
-            self._gathered_bytes += _size(record[0], record[1])
+            self._gathered_bytes += _size(value, key)
             is_full = len(self._gathered) >= _RECORDS_PER_HANDOVER or self._gathered_bytes >= _BYTES_PER_HANDOVER
             is_first = not self._is_drain_due
             self._is_drain_due = True
@@ -544,10 +554,6 @@ class Consumer:
         except LogdError as error:
             self._error = error
         return taken
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _size(value: bytes | None, key: bytes | None) -> int:

@@ -166,7 +166,8 @@ class Consumer:
         self._line: deque[_Lane] = deque()
         # Invariant: holds exactly the lanes without a subscription that are not finished.
         self._lapsed: deque[_Lane] = deque()
-        self._wake = anyio.Event()
+        # Made when the consumer is entered: there may be no event loop yet.
+        self._wake: anyio.Event
         self._backoff = Backoff(client.chance)
         # What was found and is still to be told.
         self._damage: tuple[_Lane, CorruptBatch] | None = None
@@ -189,6 +190,7 @@ class Consumer:
             raise TopicNotFound(f"topic {self.topic!r} has no partitions")
         self._credit_bytes = max(self._credit_bytes // len(self._lanes), _CREDIT_BYTES_MIN)
         self._lapsed.extend(self._lanes.values())
+        self._wake = anyio.Event()
         self._is_open = True
         return self
 

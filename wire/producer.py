@@ -71,7 +71,7 @@ _OUTCOME_UNKNOWN: Final = (ConnectionLost, OutcomeUnknown, StorageFailed)
 class Receipt(NamedTuple):
     """The acknowledgement of one record, worth keeping.
 
-    `offset` is -1 with `acks=none`, and with a duplicate whose place is forgotten. `index`, `term` and `chain` are of
+    `offset` is -1 with `acks=none`. `index`, `term` and `chain` are of
     its batch; `chain` proves later what the log must hold. `nodes` are those that had it on disk. `duplicate`: the
     batch had been appended by an earlier attempt.
     """
@@ -96,6 +96,7 @@ class _Batch:
         "closed_at",
         "lane",
         "may_be_in_log",
+        "number",
         "outcome",
         "records",
         "request",
@@ -110,6 +111,8 @@ class _Batch:
         self.request: Produce | None = None
         self.records = 0
         self.rows_bytes = 0
+        # Which of its lane's batches it is, in the order of sending.
+        self.number = 0
         # By the event loop's clock, in seconds: its time for delivery counts from then.
         self.closed_at = math.inf
         # Whether an attempt ended without telling what it did.
@@ -189,6 +192,7 @@ class _Lane:
         "failure",
         "in_flight",
         "is_recovering",
+        "next_number",
         "next_sequence",
         "open",
         "partition",
@@ -212,6 +216,7 @@ class _Lane:
         self.producer_id: int | None = None
         self.producer_epoch = 0
         self.next_sequence = 0
+        self.next_number = 0
         # Invariant: the number of requests sent and not answered, those of batches that failed meanwhile included.
         self.unanswered = 0
         self.is_recovering = False
@@ -223,6 +228,16 @@ class _Lane:
     def unfinished(self) -> list[_Batch]:
         """All batches without an outcome, in order."""
         return [*self.in_flight, *self.ready, *((self.open,) if self.open is not None else ())]
+
+    @property
+    def may_send(self) -> bool:
+        """Whether one more batch may be in flight.
+
+        What counts is the distance to the first unacknowledged one, even if those between are acknowledged: that one
+        may be in the log and have to be sent again, and the node knows it only as one of the last few.
+        """
+        distance = self.next_number - self.in_flight[0].number if self.in_flight else 0
+        return distance < BATCHES_IN_FLIGHT_MAX and self.unanswered < BATCHES_IN_FLIGHT_MAX and not self.is_recovering
 
     @property
     def oldest_closed_at(self) -> float:
@@ -321,8 +336,9 @@ class Producer:
         # Invariant: holds every lane that cannot go on without the task; a dict, for its order.
         self._needy: dict[_Lane, None] = {}
         self._waiting_for_room: deque[anyio.Event] = deque()
-        self._wake = anyio.Event()
-        self._scope = anyio.CancelScope()
+        # Made when the producer is entered: there may be no event loop yet.
+        self._wake: anyio.Event
+        self._scope: anyio.CancelScope
         self._room_asked: Session | None = None
         # The last batches that failed, until an error of theirs was raised: bounded, for `flush` raises only one.
         self._failed: deque[_Batch] = deque(maxlen=_FAILED_BATCHES_KEPT)
@@ -357,6 +373,8 @@ class Producer:
             lane.producer_epoch = identity.producer_epoch if identity else 0
         self._lanes = lanes
         self._sticky = chance.choice(lanes)
+        self._wake = anyio.Event()
+        self._scope = anyio.CancelScope()
         self._is_open = True
         self._client.spawn(self._run)
         return self
@@ -424,7 +442,7 @@ class Producer:
             or headers is not None
             or timestamp_ms is not None
         ):
-            value, key, headers = _checked(value, key, headers, timestamp_ms)
+            value, key, headers = checked_record(value, key, headers, timestamp_ms)
         if partition is not None:
             lane = self._lane(partition)
         elif key is None:
@@ -574,7 +592,7 @@ class Producer:
 
     def _flow(self, lane: _Lane) -> None:
         """Send what may be sent; what is in the way of the rest is left to the task."""
-        while lane.ready and lane.unanswered < BATCHES_IN_FLIGHT_MAX and not lane.is_recovering:
+        while lane.ready and lane.may_send:
             session = self._client.session_nowait()
             if session is None or lane.producer_id is None:
                 self._need(lane)
@@ -586,6 +604,8 @@ class Producer:
                 return
             batch = lane.ready.popleft()
             lane.in_flight.append(batch)
+            batch.number = lane.next_number
+            lane.next_number += 1
             assert batch.builder is not None
             data = batch.builder.build(
                 codec=self._codec,
@@ -784,7 +804,7 @@ def renumbered(batch: bytes, producer_id: int, producer_epoch: int, base_sequenc
     return PRODUCER_PART.pack(*fields) + batch[PRODUCER_PART.size :]
 
 
-def _checked(
+def checked_record(
     value: object, key: object, headers: Mapping[str, bytes] | None, timestamp_ms: object
 ) -> tuple[bytes | None, bytes | None, dict[str, bytes] | None]:
     """The parts of a record in the types of the format. Raises TypeError, or InvalidRequest for a time out of range."""

@@ -156,6 +156,8 @@ class SecureStream:
         # Invariant: ciphertext that the kernel did not take yet, in order; while there is any, only `run_sender` sends.
         # Its bound is what the user of the stream lets be in flight.
         self._unsent: deque[memoryview] = deque()
+        # Invariant: the sum of their sizes; a peer that does not read makes many small ones.
+        self._unsent_bytes = 0
         # What a client says first may have arrived together with the end of its handshake.
         self._may_hold_plaintext = True
         self._sender_wanted = anyio.Event()
@@ -168,12 +170,14 @@ class SecureStream:
     @property
     def unsent_bytes(self) -> int:
         """Ciphertext that the kernel did not take yet."""
-        return sum(map(len, self._unsent))
+        return self._unsent_bytes
 
     async def wait_sent(self, unsent_bytes_max: int) -> None:
         """Wait until at most so much is unsent, or the connection is broken, which `receive` tells."""
         while self.unsent_bytes > unsent_bytes_max and self._broken is None:
-            self._progress = anyio.Event()
+            # Several may wait: an event that nobody has set yet is everybody's.
+            if self._progress.is_set():
+                self._progress = anyio.Event()
             await self._progress.wait()
 
     def send_nowait(self, data: bytes) -> None:
@@ -192,6 +196,7 @@ class SecureStream:
         """Move ciphertext from TLS to the kernel, without waiting."""
         if self._outgoing.pending:
             self._unsent.append(memoryview(self._outgoing.read()))
+            self._unsent_bytes += len(self._unsent[-1])
             if len(self._unsent) > 1:
                 return  # the sender is at it: order is kept
         self._push()
@@ -205,6 +210,7 @@ class SecureStream:
             except OSError as error:
                 self._break(_reason(error), error)
                 return
+            self._unsent_bytes -= sent
             if sent < len(self._unsent[0]):
                 self._unsent[0] = self._unsent[0][sent:]
             else:
@@ -214,6 +220,7 @@ class SecureStream:
 
     def _break(self, why: str, cause: Exception) -> None:
         self._unsent.clear()
+        self._unsent_bytes = 0
         self._progress.set()
         self._broken = _Failure(why, cause)
         self._sender_wanted.set()
@@ -367,7 +374,9 @@ async def connect(address: Address, tls: Tls) -> tuple[SecureStream, str]:
     """
     context = tls.context()
     with anyio.move_on_after(CONNECT_SECONDS_MAX):
-        stream = SecureStream(await _connect_socket(address), context, tls.server_name)
+        stream = SecureStream(
+            await _connect_socket(address), context, tls.server_name, write_stall_seconds=WRITE_STALL_SECONDS
+        )
         try:
             await stream.handshake()
             return stream, stream.check_identity(tls.cluster_name)
@@ -392,10 +401,7 @@ async def _connect_socket(address: Address) -> socket.socket:
             opened.settimeout(0)
             await _finish_connecting(opened, place)
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in _KEEPALIVE:
-                if hasattr(socket, option):
-                    opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+            keep_alive(opened)
         except OSError as error:
             opened.close()
             failure = error
@@ -405,6 +411,14 @@ async def _connect_socket(address: Address) -> socket.socket:
         else:
             return opened
     raise ConnectionFailed(f"{address}: {_reason(failure)}") from failure
+
+
+def keep_alive(connected: socket.socket) -> None:
+    """Have the kernel end a connection whose peer vanished without a word."""
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        if hasattr(socket, option):
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 async def _finish_connecting(opened: socket.socket, place: tuple[object, ...]) -> None:

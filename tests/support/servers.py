@@ -92,10 +92,10 @@ class Daemon:
 
     def _end(self) -> None:
         assert self._process is not None
-        assert self._process.stdout is not None
+        process, self._process = self._process, None
+        assert process.stdout is not None
         try:
-            self._process.wait(START_SECONDS_MAX)
+            process.wait(START_SECONDS_MAX)
         finally:
-            self._process.kill()
-            self._process.stdout.close()
-            self._process = None
+            process.kill()
+            process.stdout.close()

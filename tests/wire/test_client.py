@@ -1,5 +1,7 @@
 """The client against a server that keeps the protocol: the reference, and the daemon."""
 
+import itertools
+
 import anyio
 import pytest
 
@@ -58,7 +60,7 @@ async def test_stored_batches_form_one_chain(client: wire.Client, topic: str) ->
         await client.produce(topic, 0, batch_of(b"%d" % number, b"more"))
     fetched = await client.fetch(topic, 0, 0)
     headers = [check_alone(view) for view in split_batches(fetched.batches)]
-    for previous, header in zip(headers, headers[1:], strict=False):
+    for previous, header in itertools.pairwise(headers):
         check_in_place(header, previous)
     assert headers[-1].next_offset == 10
 
@@ -223,11 +225,10 @@ async def test_a_request_in_flight_fails_when_the_client_is_closed(server: Serve
             errors.append(error)
 
     with anyio.fail_after(10):
-        async with anyio.create_task_group() as group:
-            async with wire.Client(server.address, tls=server.tls) as client:
-                await client.create_topic(topic, partitions=1)
-                group.start_soon(wait_long, client)
-                await client.ping()
+        async with anyio.create_task_group() as group, wire.Client(server.address, tls=server.tls) as client:
+            await client.create_topic(topic, partitions=1)
+            group.start_soon(wait_long, client)
+            await client.ping()
     assert len(errors) == 1
 
 
