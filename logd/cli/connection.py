@@ -88,7 +88,7 @@ def resolve(asked: Wanted, environment: Mapping[str, str], directory: str = ".")
     if missing:
         flags = ", ".join("--" + name.replace("_", "-") for name in missing)
         raise ConfigurationProblem(
-            f"no certificates to connect with: {flags} not given, and {origin}",
+            f"no certificates to connect with: {flags} not given, and {origin}{' has none' if base.name else ''}",
             {"problems": [f"{name}: not given" for name in missing]},
             hint="`logctl context add` keeps them; `logd --dev` makes some under ./.logd/tls",
         )

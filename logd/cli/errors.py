@@ -5,6 +5,7 @@ what the user wrote, and a hint names the next command to try.
 """
 
 import os
+from collections.abc import Sequence
 from typing import Final
 
 from logd.cli.exits import Exit, exit_of
@@ -34,10 +35,22 @@ class ContextExists(CommandError):
 
 
 class ConfigurationProblem(CommandError):
-    """A configuration, context or certificate file is wrong; `details['problems']` lists what."""
+    """A configuration, context or certificate file is wrong; `details['problems']` lists what.
+
+    `lines` are shown to a person below the message; a program has them in the details.
+    """
 
     code = "Configuration"
     leaves = "nothing was done"
+
+    def __init__(
+        self, message: str, details: Details | None = None, *, hint: str = "", lines: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message, details, hint=hint)
+        self.lines = tuple(lines)
+
+    def __str__(self) -> str:
+        return "\n  ".join((super().__str__() + (":" if self.lines else ""), *self.lines))
 
 
 class InvalidInput(CommandError):
@@ -83,6 +96,14 @@ class CertificateRefused(CommandError):
     leaves = "nothing was sent"
 
 
+class ListenFailed(CommandError):
+    """The node's address cannot be listened on."""
+
+    code = "ListenFailed"
+    retriable = True
+    leaves = "nothing was done"
+
+
 class VerifyFailed(CommandError):
     """Stored bytes do not verify."""
 
@@ -122,7 +143,10 @@ HINTS: Final = {
     "TopicExists": "`logctl topic describe` shows it, `logctl topic alter` changes it",
     "NotAuthorized": "`logctl context show` says which certificate was used",
     "ConnectionFailed": "is the node running, and is --server right? `logctl context show` says what is used",
-    "CertificateRefused": "`logctl context show` says which files are used; they must be of the cluster's own CA",
+    "CertificateRefused": "`logctl context show` says which files and which cluster are meant; all come from one CA",
+    "StoreLocked": "is another logd running on this directory?",
+    "StoreRefused": "--data-dir names the directory of this node's data",
+    "ListenFailed": "--listen chooses another address; port 0 is any free one",
     "ConnectionLost": "try again; a produce that was cut may be in the log",
     "OffsetOutOfRange": "`logctl topic describe` shows the offsets that can be read; `--from start` is always right",
     "CorruptBatch": "`logctl segment verify` on the node's data directory says where the chain stops",

@@ -62,7 +62,11 @@ EXITS: Final = (
         "No connection, or it was lost, or no answer came in time.",
         ("ConnectionFailed", "ConnectionLost", "Timeout", "Client", "ClientClosed"),
     ),
-    ExitRow(Exit.CORRUPT, "Stored bytes do not verify.", ("CorruptBatch", "UndecodableBatch", "VerifyFailed")),
+    ExitRow(
+        Exit.CORRUPT,
+        "Stored bytes do not verify.",
+        ("CorruptBatch", "UndecodableBatch", "VerifyFailed", "Unreadable", "JournalLost"),
+    ),
     ExitRow(Exit.OUT_OF_RANGE, "The offset is not, or no longer, in the log.", ("OffsetOutOfRange",)),
     ExitRow(
         Exit.INVALID,
@@ -84,6 +88,8 @@ EXITS: Final = (
         Exit.RETRIABLE,
         "It did not work now and may later: trying again is right.",
         (
+            "ListenFailed",
+            "StoreLocked",
             "NotLeader",
             "NotYetAvailable",
             "Overloaded",
@@ -97,7 +103,7 @@ EXITS: Final = (
     ExitRow(
         Exit.CONFIGURATION,
         "The configuration, a context or a certificate file is wrong; every problem is listed.",
-        ("Configuration",),
+        ("Configuration", "StoreRefused"),
     ),
     ExitRow(Exit.INTERRUPTED, "Stopped by Ctrl-C, after what was accepted was brought to its end.", ("Interrupted",)),
     ExitRow(Exit.BROKEN_PIPE, "Whoever read the output went away; as a shell reports SIGPIPE. Nothing is printed."),

@@ -99,7 +99,7 @@ class _LineSplitter:
         self._pending.append(first)
         self._pending_bytes += len(first)
         if self._pending_bytes > self._line_bytes_max:
-            self.problem = _too_large(self._pending_bytes, self._line_bytes_max, f"line {self.lines + 1}")
+            self.problem = _too_large(self._line_bytes_max, f"line {self.lines + 1}")
             return []
         if not newline:
             return []
@@ -111,7 +111,7 @@ class _LineSplitter:
         # One comparison in C for the common case, where no line is near the bound.
         if len(chunk) > self._line_bytes_max and max(map(len, lines)) > self._line_bytes_max:
             at = next(number for number, line in enumerate(lines) if len(line) > self._line_bytes_max)
-            self.problem = _too_large(len(lines[at]), self._line_bytes_max, f"line {self.lines + at + 1}")
+            self.problem = _too_large(self._line_bytes_max, f"line {self.lines + at + 1}")
             del lines[at:]
         self.lines += len(lines)
         return lines
@@ -126,10 +126,11 @@ class _LineSplitter:
         return [rest]
 
 
-def _too_large(found_bytes: int, bytes_max: int, place: str) -> RecordTooLarge:
+def _too_large(bytes_max: int, place: str) -> RecordTooLarge:
+    # How long it is nobody knows: its end was not read.
     return RecordTooLarge(
-        f"{place}: a record of {found_bytes:,} bytes or more does not fit into a batch ({bytes_max:,} bytes)",
-        {"record_bytes": found_bytes, "record_bytes_max": bytes_max, "place": place},
+        f"{place}: longer than the {bytes_max:,} bytes that fit into a batch",
+        {"record_bytes_max": bytes_max, "place": place},
     )
 
 

@@ -5,9 +5,11 @@ is started, in a line each that names the key and where it was written.
 """
 
 import contextlib
+import errno
 import os
 import shlex
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from logd import __version__
-from logd.cli.errors import ConfigurationProblem
+from logd.cli.errors import ConfigurationProblem, ListenFailed
 from logd.cli.output import OUTPUT_VARIABLE, OUTPUTS
 from logd.cli.runner import run as run_command
 from logd.cli.values import PAIR
@@ -43,6 +45,9 @@ _COMMON: Final = {
     "log_format": ("log.format", "--log-format"),
 }
 """The settings that have a flag of their own; all others are reached by `--set`."""
+
+# What only a listening socket meets.
+_LISTEN_ERRORS: Final = frozenset((errno.EADDRINUSE, errno.EADDRNOTAVAIL))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": HELP_COLUMNS})
@@ -139,11 +144,11 @@ def _load(
 def problem_of(problems: Sequence[str]) -> ConfigurationProblem:
     """One error for all that is wrong: the lines for a person, the list for a program."""
     count = len(problems)
-    lines = "".join(f"\n  {line}" for line in problems)
     return ConfigurationProblem(
-        f"the configuration has {count} problem{'' if count == 1 else 's'}:{lines}",
+        f"the configuration has {count} problem{'' if count == 1 else 's'}",
         {"problems": list(problems)},
         hint="docs/operations.md has every setting",
+        lines=problems,
     )
 
 
@@ -239,6 +244,8 @@ def translate(error: Exception) -> LogdError | None:
 
     if isinstance(error, SecurityError):
         return ConfigurationProblem(str(error), {"problems": [str(error)]})
+    if isinstance(error, socket.gaierror) or (isinstance(error, OSError) and error.errno in _LISTEN_ERRORS):
+        return ListenFailed(f"cannot listen: {(error.strerror or str(error)).lower()}")
     return None
 
 

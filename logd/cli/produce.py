@@ -531,6 +531,8 @@ def _summarize(plan: Plan, outcome: Outcome, out: output.Output, *, is_complete:
     more = len(outcome.ranges.partitions) - PARTITIONS_SHOWN_MAX
     if more > 0:
         out.note(f"  and {output.count_text(more, 'more partition')}; --output json names all")
+    if plan.acks is Acks.NONE and outcome.records:
+        out.note("  with --acks none nothing is promised, and no place is known")
     if outcome.records_failed:
         out.note(f"  {output.count_text(outcome.records_failed, 'record')} failed")
     if outcome.records_unknown:

@@ -80,7 +80,9 @@ def _report(error: BaseException, program: str, words: Sequence[str], translate:
     if translate is not None and isinstance(error, Exception):
         error = translate(error) or error
     if isinstance(error, LogdError):
-        _say(error_line(program, error.code, str(error), error.details, hint_of(error), as_json=as_json))
+        # What a person reads below the message, a program finds in the details.
+        text = (error.message or error.code) if as_json else str(error)
+        _say(error_line(program, error.code, text, error.details, hint_of(error), as_json=as_json))
         return exit_code_of(error)
     if isinstance(error, OSError):
         reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)

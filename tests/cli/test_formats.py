@@ -141,7 +141,7 @@ def test_json_needs_only_a_value_and_skips_empty_lines() -> None:
     ("line", "problem"),
     [
         (b"{", "not a JSON object"),
-        (b"[" * 100_000, "not a JSON object|does not fit"),
+        (b"[" * 100_000, "not a JSON object|longer than"),
         (b"\xff", "not a JSON object"),
         (b"5", "not an object with a `value`"),
         (b"[]", "not an object with a `value`"),
