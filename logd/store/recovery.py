@@ -567,6 +567,7 @@ class Restorer:
         self._present: list[int] = []
         self._names: list[str] = []
         self._created = False
+        self._changed: set[int] = set()
         self._good: dict[int, _Good] = {}
         self._holes: list[_Hole] = []
 
@@ -871,6 +872,7 @@ class Restorer:
         file = self._file(place.segment)
         assert file is not None
         file.pwritev(buffers, place.position)
+        self._changed.add(place.segment)
 
     def _write_header(self, first: int, index: int, anchor: LogEnd) -> None:
         """The header block of a segment whose first batch is written: it may be missing or torn."""
@@ -927,7 +929,9 @@ class Restorer:
                 if any(file.pread(HEADER_BYTES, end_position)):
                     self._context.report(TornTail(self._path(first), end_position, "bytes beyond the promised end"))
                 file.truncate(end_position)
-            file.sync()
+                self._changed.add(first)
+            if first in self._changed:
+                file.sync()
         if is_cut or self._created:
             files.sync_directory(self._directory)
         self._present = [first for first in self._present if first in keep or first <= start.index]

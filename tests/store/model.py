@@ -1,15 +1,16 @@
 """A store beside a model of what it promised, for every test that crashes it.
 
-The model is as simple as it gets: for each group a start, a hard state and the bytes of its batches. A round changes all
-of it or nothing; once `Round.write` has returned, it has. `Bench` drives both and says what a recovered store may hold.
+The model is as simple as it gets: for each group a start, a hard state and the bytes of its batches. A round changes
+all of it or nothing; once `Round.write` has returned, it has. `Bench` drives both and says what a recovered store may
+hold.
 """
 
 import copy
 from dataclasses import dataclass, field
 
 from logd.store.context import StoreOptions
-from logd.store.events import DamagedRound, DamagedStart, DamagedTable, Event, IndexRebuilt, TornTail
-from logd.store.format import HardState, LogEnd, Start
+from logd.store.events import Event, IndexRebuilt, TornTail
+from logd.store.format import INITIAL_HARD_STATE, HardState, LogEnd, Start
 from logd.store.log import Log
 from logd.store.round import Append, Remove, Round, RoundEntry, SetHardState, SetStart
 from logd.store.store import Store
@@ -23,7 +24,7 @@ class ModelLog:
     """What one group promised."""
 
     start: Start
-    hard_state: HardState = HardState(0, "", 0)
+    hard_state: HardState = INITIAL_HARD_STATE
     batches: list[StampedBatch] = field(default_factory=list)
     """Those after the start, in order."""
 
@@ -64,9 +65,6 @@ def unexpected(events: list[Event]) -> list[Event]:
     """What no crash may leave."""
     allowed = (TornTail, IndexRebuilt)
     return [event for event in events if not isinstance(event, allowed)]
-
-
-DAMAGE_EVENTS = (DamagedRound, DamagedTable, DamagedStart)
 
 
 class Bench:

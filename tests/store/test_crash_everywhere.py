@@ -1,8 +1,8 @@
 """One long scripted life of a store, crashed ahead of every call that changes something.
 
-The script appends, rolls segments, replaces a suffix over three segments, moves starts, installs a snapshot, creates and
-removes groups, and rolls and recycles journal files. Each crash is tried as a power cut in the strictest form, as power
-cuts that let a random part through, and as a kill.
+The script appends, rolls segments, replaces a suffix over three segments, moves starts, installs a snapshot, creates
+and removes groups, and rolls and recycles journal files. Each crash is tried as a power cut in the strictest form, as
+power cuts that let a random part through, and as a kill.
 """
 
 import random
@@ -10,6 +10,7 @@ import random
 import pytest
 
 from tests.store.model import Bench, Observed, check_recovered
+from tests.store.support import open_store
 from tests.support.fake_files import MUTATING, FakeFileSystem
 
 
@@ -97,17 +98,52 @@ def collect() -> list[tuple[int, list[FakeFileSystem], list[Observed]]]:
     return crashes
 
 
+@pytest.fixture(scope="module")
+def crashes() -> list[tuple[int, list[FakeFileSystem], list[Observed]]]:
+    return collect()
+
+
 PARTS = 4
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_a_crash_ahead_of_any_call_loses_nothing_that_was_promised(part: int) -> None:
-    crashes = collect()
+def test_a_crash_ahead_of_any_call_loses_nothing_that_was_promised(
+    crashes: list[tuple[int, list[FakeFileSystem], list[Observed]]], part: int
+) -> None:
     assert len(crashes) > 200
-
     for number, after, allowed in crashes[part::PARTS]:
-        for ending in after:
+        for kind, ending in enumerate(after):
             try:
-                check_recovered(ending, allowed)
+                check_recovered(ending.kill(), allowed)
             except AssertionError as error:
-                raise AssertionError(f"crash {number}, ending {after.index(ending)}: {error}") from error
+                raise AssertionError(f"crash {number}, ending {kind}: {error}") from error
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_recovery_that_is_cut_anywhere_is_repeated(
+    crashes: list[tuple[int, list[FakeFileSystem], list[Observed]]], part: int
+) -> None:
+    # A few crashes, and each of their endings once; in each, recovery is cut ahead of each of its own calls.
+    chosen = crashes[5 + part :: 60]
+    assert len(chosen) >= 3
+    for number, after, allowed in chosen:
+        for kind, ending in enumerate(after):
+            for cut, files in enumerate(cut_recoveries(ending, number)):
+                try:
+                    check_recovered(files, allowed)
+                except AssertionError as error:
+                    raise AssertionError(f"crash {number}, ending {kind}, cut {cut}: {error}") from error
+
+
+def cut_recoveries(files: FakeFileSystem, seed: int) -> list[FakeFileSystem]:
+    """What is left if recovery itself is cut: ahead of every call, in every ending."""
+    files = files.kill()
+    left: list[FakeFileSystem] = []
+
+    def before_call(operation: str, path: str) -> None:
+        if operation in MUTATING:
+            left.extend(endings(files, seed + len(left)))
+
+    files.before_call = before_call
+    open_store(files)
+    return left
