@@ -16,7 +16,6 @@ from wire.messages import (
     CreateTopic,
     DeleteTopic,
     DescribeTopic,
-    Fetch,
     InitProducer,
     ListOffsets,
     Message,
@@ -34,7 +33,8 @@ AsyncVerb = Callable[[str, Any], Awaitable[Message]]
 class Door:
     """The services behind the native door.
 
-    `Produce`, `Subscribe`, `Credit` and `Unsubscribe` are the session's own: their answers are not one value.
+    `Produce`, `Fetch`, `Subscribe`, `Credit` and `Unsubscribe` are the session's own: their answers are not one
+    value, or too large to be made before there is room for them.
     """
 
     produce: ProduceService
@@ -52,7 +52,6 @@ class Door:
     def async_verbs(self) -> Mapping[type[Message], AsyncVerb]:
         """Requests that may wait: each has a task while it does."""
         return {
-            Fetch: self.fetch.fetch,
             ListOffsets: self.fetch.list_offsets,
             ReportDamage: self.fetch.report_damage,
             CreateTopic: self.topics.create,

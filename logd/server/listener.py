@@ -17,7 +17,7 @@ from logd.server.door import Door
 from logd.server.outbox import Corks
 from logd.server.session import Budget, Gate, Session, SessionOptions
 from wire.errors import ConnectionFailed
-from wire.stream import SecureStream
+from wire.stream import SecureStream, keep_alive
 
 # Connections wait here while the loop is busy: the kernel's own default for a server.
 BACKLOG: Final = 4096
@@ -65,22 +65,28 @@ class Listener:
             self._log.warning("connections_full", peer=peer, connections_max=self._connections_max)
             await trio.aclose_forcefully(accepted)
             return
-        # From here on the socket is the stream's, which reads and writes it by itself.
-        connected = socket.socket(fileno=accepted.socket.detach())
-        connected.settimeout(0)
         self.connections += 1
-        stream = SecureStream(
-            connected,
-            self._context_of_now(),
-            server_side=True,
-            write_stall_seconds=self._options.write_stall_seconds,
-        )
         try:
-            await self._serve_stream(stream, peer)
+            await self._serve_socket(accepted, peer)
         except Exception as error:  # noqa: BLE001  # a defect in one session must not end the others; it is logged
             self._log.error("session_failed", peer=peer, exc_info=error)
         finally:
             self.connections -= 1
+            # Nothing is there to close if the socket was handed on, which is the rule.
+            accepted.socket.close()
+
+    async def _serve_socket(self, accepted: trio.SocketStream, peer: str) -> None:
+        context = self._context_of_now()
+        # From here on the socket is the stream's, which reads and writes it by itself.
+        connected = socket.socket(fileno=accepted.socket.detach())
+        connected.settimeout(0)
+        keep_alive(connected)
+        stream = SecureStream(
+            connected, context, server_side=True, write_stall_seconds=self._options.write_stall_seconds
+        )
+        try:
+            await self._serve_stream(stream, peer)
+        finally:
             stream.close_nowait()
 
     async def _serve_stream(self, stream: SecureStream, peer: str) -> None:

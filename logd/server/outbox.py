@@ -28,32 +28,41 @@ class Outbox:
     Small answers are bounded by the requests in flight, large ones wait for `wait_room` before they are made.
     """
 
-    __slots__ = ("_chunks", "_is_closed", "_stream", "is_corked")
+    __slots__ = ("_chunks", "_chunks_bytes", "_is_closed", "_stream", "is_corked")
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
         self._chunks: list[bytes] = []
+        # Invariant: the sum of the chunks' sizes.
+        self._chunks_bytes = 0
         self._is_closed = False
         self.is_corked = False
-        """Somebody will flush: see `Corks`."""
+        """Somebody will flush: see `Corks`, which alone changes it, so that no outbox stands there twice."""
 
     def put(self, data: bytes) -> None:
         """Add an answer. Never blocks; after `close` it does nothing."""
-        if not self._is_closed:
+        if data and not self._is_closed:
             self._chunks.append(data)
+            self._chunks_bytes += len(data)
 
     def flush(self) -> None:
         """Let everything leave that was put."""
-        self.is_corked = False
         if self._chunks:
             data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
             self._chunks.clear()
+            self._chunks_bytes = 0
             self._stream.send_nowait(data)
 
     def close(self) -> None:
         """Nothing leaves any more."""
         self._is_closed = True
         self._chunks.clear()
+        self._chunks_bytes = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether less is on its way than the client may let pile up."""
+        return self._chunks_bytes + self._stream.unsent_bytes <= UNSENT_BYTES_MAX
 
     async def wait_room(self) -> None:
         """Wait until an answer with data may be put."""
@@ -75,4 +84,6 @@ class Corks:
     def release(self) -> None:
         """Flush all of them."""
         while self._outboxes:
-            self._outboxes.pop().flush()
+            outbox = self._outboxes.pop()
+            outbox.is_corked = False
+            outbox.flush()

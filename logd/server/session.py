@@ -7,16 +7,16 @@ returns leaves through one outbox. What one client does wrong ends this session 
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
 
 import trio
 
 from logd.observability.logs import LimitedLogger
-from logd.server.door import Door
+from logd.server.door import AsyncVerb, Door
 from logd.server.outbox import ByteStream, Corks, Outbox
 from logd.service.fetch import Subscription
+from logd.service.ports import ProduceReply
 from wire.connection import (
     CreditGiven,
     Faulted,
@@ -40,7 +40,11 @@ from wire.errors import (
 )
 from wire.messages import (
     HEADER_TIMEOUT_MS,
+    DescribeTopic,
+    Fetch,
+    Fetched,
     Message,
+    Metadata,
     Produce,
     Produced,
     Subscribe,
@@ -51,6 +55,8 @@ from wire.types import PROTOCOL_VERSION
 
 # How long the last words of a connection may take: a client that does not read them has lost interest.
 FAREWELL_SECONDS: Final = 1.0
+# So many events are handled before other connections have their turn; a full buffer holds thousands of small ones.
+EVENTS_AT_ONCE_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,8 @@ class Gate:
     is_open: bool = True
     requests: int = 0
     idle: trio.Event = field(default_factory=trio.Event)
+    # Requests that only wait for something to come: draining ends their waits.
+    waits: set[trio.CancelScope] = field(default_factory=set)
 
     def enter(self) -> None:
         self.requests += 1
@@ -100,6 +108,8 @@ class Gate:
     async def drain(self) -> None:
         """Take no new work, and wait until what is there is answered."""
         self.is_open = False
+        for wait in self.waits:
+            wait.cancel()
         self.check_idle()
         await self.idle.wait()
 
@@ -136,21 +146,35 @@ class Session:
         self._after_requests = after_requests
         self._answered = trio.Event()
         self._subscriptions: dict[int, tuple[trio.CancelScope, Callable[[int], None]]] = {}
+        # When a produce request that is not answered yet has waited long enough, how long that is, and whom to tell.
+        # Invariant: holds none that is answered, so that it is bounded by the requests in flight.
+        self._deadlines: dict[int, tuple[float, float, ProduceReply]] = {}
+        self._nearest_deadline = math.inf
+        self._deadlines_changed = trio.Event()
+        # Whoever reads data holds it until its answer is in the outbox: so one answer at most goes above its bound.
+        self._reading = trio.Lock()
+        # While an event is handled, the reader will flush.
+        self._is_in_event = False
+        self._sender_scope = trio.CancelScope(shield=True)
         self._sync_verbs = door.sync_verbs()
-        self._async_verbs = door.async_verbs()
+        self._async_verbs: Mapping[type[Message], AsyncVerb] = {**door.async_verbs(), Fetch: self._fetch}
 
     async def run(self) -> None:
         """Serve until the client leaves, breaks the protocol or stalls, or until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send, nursery.cancel_scope)
-                reason = await self._read(nursery)
-                # Let the last words out, and whatever was answered before them.
-                self._outbox.flush()
-                with trio.move_on_after(FAREWELL_SECONDS):
-                    await self._stream.wait_sent(0)
-                self._log.debug("session_ended", principal=self.principal, reason=reason)
-                nursery.cancel_scope.cancel()
+                nursery.start_soon(self._expire)
+                try:
+                    reason = await self._read(nursery)
+                    self._log.debug("session_ended", principal=self.principal, reason=reason)
+                finally:
+                    # Let the last words out, and whatever was answered before them, also when the node stops.
+                    self._outbox.flush()
+                    with trio.move_on_after(FAREWELL_SECONDS, shield=True):
+                        await self._stream.wait_sent(0)
+                    self._sender_scope.cancel()
+                    nursery.cancel_scope.cancel()
         finally:
             self._release()
 
@@ -174,6 +198,9 @@ class Session:
             while True:
                 with trio.move_on_at(deadline) as patience:
                     connection.feed(await self._stream.receive())
+                if patience.cancelled_caught and self._waits_for_the_node():
+                    deadline = self._next_deadline()
+                    continue
                 if patience.cancelled_caught:
                     return self._refuse_session(ProtocolError(self._what_took_too_long()), "too_slow")
                 any_event = await self._take_events(nursery)
@@ -196,6 +223,10 @@ class Session:
             return trio.current_time() + self._options.frame_seconds
         return trio.current_time() + (self._options.idle_seconds or math.inf)
 
+    def _waits_for_the_node(self) -> bool:
+        """Whether the client is silent because it is the node's turn: an answer or a delivery is to come."""
+        return self._connection.is_between_frames and bool(self._connection.requests_in_flight)
+
     def _what_took_too_long(self) -> str:
         if self._connection.state is State.GREETING:
             return f"no greeting within {self._options.handshake_seconds:g} s"
@@ -206,21 +237,33 @@ class Session:
     async def _take_events(self, nursery: trio.Nursery) -> bool:
         """Handle what has arrived; true if there was any whole frame."""
         connection = self._connection
-        any_event = False
+        count = 0
         while True:
             while connection.is_full:
                 # The bound on what one client has in flight: it is not read until something is answered.
-                self._after_requests()
-                self._outbox.flush()
+                self._hand_on()
                 self._answered = trio.Event()
                 await self._answered.wait()
+            if not self._outbox.has_room:
+                # Nor is it read while it does not read itself.
+                self._hand_on()
+                await self._outbox.wait_room()
             event = connection.next_event()
             if event is None:
-                self._after_requests()
-                self._outbox.flush()
-                return any_event
-            any_event = True
+                self._hand_on()
+                return bool(count)
+            self._is_in_event = True
             self._on_event(event, nursery)
+            self._is_in_event = False
+            count += 1
+            if count % EVENTS_AT_ONCE_MAX == 0 or (type(event) is Requested and type(event.message) in _LONG_ANSWERS):
+                self._hand_on()
+                await trio.lowlevel.checkpoint()
+
+    def _hand_on(self) -> None:
+        """Before the reader waits for anything: all that it took is on its way, and all answers to it."""
+        self._after_requests()
+        self._outbox.flush()
 
     def _on_event(self, event: ServerEvent, nursery: trio.Nursery) -> None:
         match event:
@@ -261,7 +304,7 @@ class Session:
                 Overloaded(f"requests of {before_bytes} bytes are unanswered already", {"delay_seconds": 0.1}),
             )
         elif type(message) is Produce:
-            self._produce(request_id, message, headers, nursery)
+            self._produce(request_id, message, headers)
         elif type(message) is Subscribe:
             self._subscribe(request_id, message, nursery)
         elif (sync_verb := self._sync_verbs.get(type(message))) is not None:
@@ -274,14 +317,17 @@ class Session:
         else:
             self._refuse(request_id, Unsupported(f"{type(message).__name__} is not answered here"))
 
-    def _produce(self, request_id: int, message: Produce, headers: Mapping[str, object], nursery: trio.Nursery) -> None:
+    def _produce(self, request_id: int, message: Produce, headers: Mapping[str, object]) -> None:
         reply = self._reply_once(request_id)
         seconds = _timeout_seconds(headers)
         if seconds is not None:
-            nursery.start_soon(self._expire, seconds, reply)
+            deadline = trio.current_time() + seconds
+            self._deadlines[request_id] = (deadline, seconds, reply)
+            if deadline < self._nearest_deadline:
+                self._deadlines_changed.set()
         self._door.produce.produce(self.principal, message, reply)
 
-    def _reply_once(self, request_id: int) -> Callable[[Produced | LogdError], None]:
+    def _reply_once(self, request_id: int) -> ProduceReply:
         """A reply for one request: the first call answers it, a later one (after a deadline) is dropped."""
         connection = self._connection
         is_open = True
@@ -291,23 +337,33 @@ class Session:
             if not is_open or self._connection is not connection:
                 return
             is_open = False
+            self._deadlines.pop(request_id, None)
             if isinstance(outcome, LogdError):
                 self._refuse(request_id, outcome)
             else:
                 self._answer(request_id, outcome)
-            self._corks.add(self._outbox)
+            if not self._is_in_event:
+                self._corks.add(self._outbox)
 
         return reply
 
-    async def _expire(self, seconds: float, reply: Callable[[Produced | LogdError], None]) -> None:
-        await trio.sleep(seconds)
-        reply(OutcomeUnknown(f"not durable within the {seconds:g} s that the request allows"))
-        self._outbox.flush()
+    async def _expire(self) -> None:
+        """Answer produce requests whose time is up; one task for all, and nothing to do for those that are in time."""
+        while True:
+            self._nearest_deadline = min((deadline for deadline, *_ in self._deadlines.values()), default=math.inf)
+            self._deadlines_changed = trio.Event()
+            with trio.move_on_at(self._nearest_deadline):
+                await self._deadlines_changed.wait()
+            now = trio.current_time()
+            for deadline, seconds, reply in list(self._deadlines.values()):
+                if deadline <= now:
+                    reply(OutcomeUnknown(f"not durable within the {seconds:g} s that the request allows"))
+            self._outbox.flush()
 
     async def _run_verb(
         self,
         request_id: int,
-        verb: Callable[[str, Message], object],
+        verb: AsyncVerb,
         message: Message,
         headers: Mapping[str, object],
     ) -> None:
@@ -316,7 +372,7 @@ class Session:
         try:
             with trio.fail_after(math.inf if seconds is None else seconds):
                 await self._outbox.wait_room()
-                answer = await verb(self.principal, message)  # type: ignore[misc]  # the table's rows are async
+                answer: Message | LogdError = await verb(self.principal, message)
         except LogdError as error:
             answer = error
         except trio.TooSlowError:
@@ -328,6 +384,18 @@ class Session:
         else:
             self._answer(request_id, answer)
         self._outbox.flush()
+
+    async def _fetch(self, principal: str, request: Fetch) -> Fetched:
+        wait = trio.CancelScope()
+        self._gate.waits.add(wait)
+        try:
+            with wait:
+                await self._door.fetch.wait_readable(principal, request)
+        finally:
+            self._gate.waits.discard(wait)
+        async with self._reading:
+            await self._outbox.wait_room()
+            return await self._door.fetch.read(principal, request)
 
     # --- Subscriptions ------------------------------------------------------------------------------------------------
 
@@ -355,11 +423,14 @@ class Session:
         error: LogdError | None = None
         with scope:
             try:
-                async with aclosing(subscription.deliveries()) as deliveries:
-                    async for delivery in deliveries:
-                        self._outbox.put(connection.deliver(request_id, delivery))
-                        self._outbox.flush()
+                while True:
+                    await subscription.wait()
+                    async with self._reading:
                         await self._outbox.wait_room()
+                        delivery = await subscription.read()
+                        if delivery is not None:
+                            self._outbox.put(connection.deliver(request_id, delivery))
+                            self._outbox.flush()
             except LogdError as caught:
                 error = caught
         del self._subscriptions[request_id]
@@ -392,11 +463,17 @@ class Session:
 
     async def _send(self, scope: trio.CancelScope) -> None:
         """Send on what the kernel did not take at once; ends the session when the client takes nothing any more."""
-        try:
-            await self._stream.run_sender()
-        except ConnectionLost as error:
-            self._log.warning("send_failed", principal=self.principal, problem=str(error))
+        # Shielded: what was answered leaves, as long as the farewell may take.
+        with self._sender_scope:
+            try:
+                await self._stream.run_sender()
+            except ConnectionLost as error:
+                self._log.warning("send_failed", principal=self.principal, problem=str(error))
         scope.cancel()
+
+
+# Their answers take milliseconds to make where there are many partitions.
+_LONG_ANSWERS: Final = frozenset((Metadata, DescribeTopic))
 
 
 def _timeout_seconds(headers: Mapping[str, object]) -> float | None:

@@ -5,6 +5,7 @@ kept. The one idea: a topic's settings are a table of names with a parser each; 
 given, and a default is looked up when it is read, so that changing a default reaches every topic that kept it.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -15,6 +16,10 @@ from wire.types import Durability
 UNLIMITED_WORDS: Final = frozenset(("none", "-1"))
 _BYTES_SUFFIXES: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _SECONDS_SUFFIXES: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+# A stored text is kept on every node for ever, so that its length is bounded here.
+_QUANTITY: Final = re.compile(r"(?P<number>[0-9]{1,19}(?:\.[0-9]{1,9})?)(?P<suffix>[A-Za-z]*)")
+# What an error repeats of a text that was not understood.
+_SHOWN_CHARACTERS_MAX: Final = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +48,9 @@ def _seconds(text: str) -> float | None:
 
 
 def _quantity(text: str, suffixes: Mapping[str, int], expected: str) -> float:
-    number, factor = text, 1
-    for suffix, value in suffixes.items():
-        if text.endswith(suffix):
-            number, factor = text[: -len(suffix)], value
-    try:
-        quantity = float(number) * factor
-    except ValueError:
-        quantity = 0.0
-    # The upper bound also refuses infinity and NaN, which compare false.
+    match = _QUANTITY.fullmatch(text)
+    factor = suffixes.get(match["suffix"], 0) if match and match["suffix"] else 1
+    quantity = float(match["number"]) * factor if match else 0.0
     if not 1 <= quantity < 1 << 62:
         raise ValueError(f"expected {expected}, or none")
     return quantity
@@ -77,13 +76,14 @@ def check_configuration(configuration: Mapping[str, str | None]) -> None:
         setting = _BY_KEY.get(key)
         if setting is None:
             known = ", ".join(_BY_KEY)
-            raise InvalidTopic(f"{key}: no such topic setting; there are {known}", {"key": key})
+            shown = key[:_SHOWN_CHARACTERS_MAX]
+            raise InvalidTopic(f"{shown}: no such topic setting; there are {known}", {"key": shown})
         if text is None:
             continue
         try:
             setting.parse(text)
         except ValueError as error:
-            raise InvalidTopic(f"{key}: {error}, got {text!r}", {"key": key}) from None
+            raise InvalidTopic(f"{key}: {error}, got {text[:_SHOWN_CHARACTERS_MAX]!r}", {"key": key}) from None
 
 
 def configuration_of(stored: Mapping[str, str], defaults: TopicConfiguration) -> TopicConfiguration:

@@ -5,14 +5,13 @@ slice of stored bytes between an offset and the high watermark; at the end it wa
 never polls.
 """
 
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import trio
 
 from logd.service import authorization
 from logd.service.ports import Authorizer, Bounds, Cluster, Partition
-from wire.errors import OffsetOutOfRange
+from wire.errors import InvalidRequest, OffsetOutOfRange
 from wire.messages import DamageReported, Delivery, Fetch, Fetched, ListedOffsets, ListOffsets, ReportDamage, Subscribe
 from wire.types import Anchor
 
@@ -31,13 +30,22 @@ class FetchService:
 
         Raises OffsetOutOfRange, NotYetAvailable, CorruptBatch, TopicNotFound or NotAuthorized.
         """
+        await self.wait_readable(principal, request)
+        return await self.read(principal, request)
+
+    async def wait_readable(self, principal: str, request: Fetch) -> None:
+        """The first half of `fetch`, which may take long and holds nothing; raises the same."""
         partition = self._open(principal, request.topic, request.partition)
         bounds = _check_range(partition, request.offset)
         if request.offset == bounds.high_watermark and request.max_wait_ms:
             with trio.move_on_after(min(request.max_wait_ms / 1000, self.fetch_wait_seconds_max)):
                 await partition.wait_beyond(request.offset)
-            bounds = partition.bounds()
-        if request.offset >= bounds.high_watermark:
+
+    async def read(self, principal: str, request: Fetch) -> Fetched:
+        """The second half of `fetch`: what is there now, which is in memory until it is sent; raises the same."""
+        partition = self._open(principal, request.topic, request.partition)
+        bounds = _check_range(partition, request.offset)
+        if request.offset == bounds.high_watermark:
             return Fetched(b"", request.offset, *bounds)
         batches, next_offset = await partition.read(request.offset, min(request.max_bytes, self.fetch_bytes_max))
         return Fetched(batches, next_offset, *partition.bounds())  # type: ignore[arg-type]  # encoded as they are
@@ -65,6 +73,8 @@ class FetchService:
     async def report_damage(self, principal: str, request: ReportDamage) -> DamageReported:
         """A reader found a range that does not verify: look at it again."""
         partition = self._open(principal, request.topic, request.partition)
+        if request.base_offset >= request.next_offset:
+            raise InvalidRequest("ReportDamage: base_offset is not below next_offset")
         _check_range(partition, request.base_offset)
         return DamageReported(await partition.confirm_damage(request.base_offset, request.next_offset))
 
@@ -84,7 +94,7 @@ def _check_range(partition: Partition, offset: int) -> Bounds:
 
 
 class Subscription:
-    """A running subscription: what is to be sent, as credit and records come.
+    """A running subscription: what is to be sent, as credit and records come. `wait`, then `read`, and so on.
 
     Invariant: what was delivered never exceeds the credit given by more than one batch.
     """
@@ -101,18 +111,20 @@ class Subscription:
         self._credit_bytes = min(self._credit_bytes + credit_bytes, 2**32 - 1)
         self._credited.set()
 
-    async def deliveries(self) -> AsyncGenerator[Delivery, None]:
-        """Deliveries without end. Raises what `fetch` raises; the subscription is over then."""
-        while True:
-            while self._credit_bytes <= 0:
-                self._credited = trio.Event()
-                await self._credited.wait()
-            await self._partition.wait_beyond(self._offset)
-            _check_range(self._partition, self._offset)
-            bytes_max = min(self._credit_bytes, self._delivery_bytes_max)
-            batches, next_offset = await self._partition.read(self._offset, bytes_max)
-            if not batches:
-                continue
-            self._offset = next_offset
-            self._credit_bytes -= len(batches)
-            yield Delivery(batches, next_offset, *self._partition.bounds())  # type: ignore[arg-type]  # as in fetch
+    async def wait(self) -> None:
+        """Wait until there is credit, and a record to send. Raises what `fetch` raises; it is over then."""
+        while self._credit_bytes <= 0:
+            self._credited = trio.Event()
+            await self._credited.wait()
+        await self._partition.wait_beyond(self._offset)
+
+    async def read(self) -> Delivery | None:
+        """What is to be sent next; None when there is nothing after all. Raises what `fetch` raises."""
+        _check_range(self._partition, self._offset)
+        bytes_max = min(self._credit_bytes, self._delivery_bytes_max)
+        batches, next_offset = await self._partition.read(self._offset, bytes_max)
+        if not batches:
+            return None
+        self._offset = next_offset
+        self._credit_bytes -= len(batches)
+        return Delivery(batches, next_offset, *self._partition.bounds())  # type: ignore[arg-type]  # as in fetch
