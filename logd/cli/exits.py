@@ -71,7 +71,7 @@ EXITS: Final = (
     ExitRow(
         Exit.INVALID,
         "The data given is not acceptable: a name, a setting, a record, a line of the input.",
-        ("InvalidRequest", "InvalidTopic", "InvalidBatch", "BatchTooLarge", "RecordTooLarge", "InvalidInput"),
+        ("InvalidRequest", "InvalidTopic", "InvalidBatch", "BatchTooLarge", "RecordTooLarge", "InvalidInput", "Store"),
     ),
     ExitRow(
         Exit.CONFLICT,

@@ -41,6 +41,7 @@ NORMAL: Final = (
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "DATE"),
     (r"\b1[6-9]\d{11}\b", "TIME_MS"),
     (r"in \d+\.\d\d s: [\d,]+ records/s, [\d.]+ \w?B/s", "in SECONDS: RATE"),
+    (r"(?<=chain )[0-9a-f]{16}\b", "CHAIN"),
     (r"(?<=answers in )\d+\.\d+ ms", "MILLISECONDS"),
     (r"(?<=\"milliseconds\": \[)[\d., ]+", "MILLISECONDS"),
     (r"(?<=\"seconds\": )[\d.e-]+", "SECONDS"),
