@@ -26,6 +26,8 @@ REPOSITORY: Final = Path(__file__).resolve().parent.parent
 # The programs beside this interpreter: those of the environment that `make venv` made.
 PROGRAMS: Final = Path(sys.executable).parent
 TOPIC: Final = "history"
+# Any free port, so that a node of your own is not in the way.
+START_COMMAND: Final = "logd --dev --listen 127.0.0.1:0"
 
 # A node that takes longer to start or to stop has failed the demonstration.
 START_SECONDS_MAX: Final = 30.0
@@ -62,8 +64,10 @@ class Screen:
     def command(self, text: str) -> None:
         self._print("   " + self._styled("36", f"$ {text}"))
 
-    def code(self, text: str) -> None:
-        self._print("   " + self._styled("36", f">>> {text}"))
+    def code(self, *lines: str) -> None:
+        """Python, as it is typed into its prompt."""
+        for line in lines:
+            self._print("   " + self._styled("36", ("... " if line.startswith(" ") else ">>> ") + line))
 
     def told(self, text: str) -> None:
         """What a command said, or what is to be seen in it."""
@@ -140,9 +144,10 @@ class Node:
     def start(self) -> float:
         """Start it; return after how many seconds it was ready. Raises DemoError with the end of its log."""
         begin = time.monotonic()
+        program, *options = START_COMMAND.split()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [PROGRAMS / "logd", "--dev", "--listen", "127.0.0.1:0", "--log-format", "text"],
+                [PROGRAMS / program, *options],
                 cwd=self._directory,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -163,9 +168,8 @@ class Node:
 
     def _ready_address(self) -> str:
         for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines():
-            words = line.split()
-            if "ready" in words:
-                return next((word.partition("=")[2] for word in words if word.startswith("address=")), "")
+            if line.startswith("ready address="):
+                return line.partition("=")[2]
         return ""
 
     def kill(self) -> None:
@@ -247,9 +251,11 @@ def certificates(directory: Path) -> wire.Tls:
 
 def sign_off(screen: Screen, address: str, tls_directory: Path, value: bytes) -> tuple[int, str]:
     """Append one more record with the library; return its offset and the chain of its receipt."""
-    screen.code("with wire.blocking.Client(address, tls=tls) as client:")
-    screen.code(f'...   with wire.blocking.Producer(client, "{TOPIC}") as producer:')
-    screen.code("...     receipt = producer.send(value).wait()")
+    screen.code(
+        "with (wire.blocking.Client(address, tls=tls) as client,",
+        f'      wire.blocking.Producer(client, "{TOPIC}") as producer):',
+        "    receipt = producer.send(value).wait()",
+    )
     tls = certificates(tls_directory)
     with (
         wire.blocking.Client(address, tls=tls) as client,
@@ -286,7 +292,7 @@ def demonstrate(screen: Screen, directory: Path, node: Node, shell: Shell) -> No
     _, lines = digest_and_lines(sent)
 
     screen.step("A node, with certificates that it makes itself")
-    screen.command("logd --dev")
+    screen.command(START_COMMAND)
     seconds = node.start()
     screen.told(f"ready on {node.address} after {seconds:.2f} s; mutual TLS 1.3, data in ./.logd")
 
@@ -305,7 +311,7 @@ def demonstrate(screen: Screen, directory: Path, node: Node, shell: Shell) -> No
     screen.step("Everything above was acknowledged, so nothing may be lost now")
     screen.command(f"kill -9 {node.process_id}")
     node.kill()
-    screen.command("logd --dev")
+    screen.command(START_COMMAND)
     seconds = node.start()
     screen.told(f"ready on {node.address} after {seconds:.2f} s")
 
