@@ -36,15 +36,19 @@ from logd.store.format import BATCH_ENTRY, HARD_STATE_ENTRY, INITIAL_HARD_STATE,
 from logd.store.log import Log
 from logd.store.round import ROUND_OVERHEAD_BYTES, Append, Round, RoundEntry
 from logd.store.store import Store
-from wire.errors import DiskFull
+from wire.errors import DiskFull, StorageFailed
 from wire.record import first_chain
 
 # After the disk was full, or a file could not be made: how long until it is tried again.
 RETRY_SECONDS: Final = 0.25
 
 
-class DiskFailed(Exception):  # it ends the node: "impossible", in the words of the house style
-    """A write or an fsync of the journal or a segment failed: the node promises nothing more."""
+class DiskFailed(StorageFailed):
+    """A write or an fsync of the journal or a segment failed: the node promises nothing more, and ends."""
+
+    def __init__(self, error: OSError) -> None:
+        where = f"{error.filename}: " if error.filename else ""
+        super().__init__(f"the disk failed, nothing more is promised: {where}{error.strerror or error}")
 
 
 @dataclass(slots=True)
@@ -84,7 +88,7 @@ class _Reply:
 def _check_is_full(error: OSError) -> None:
     """A job may find the disk full; any other failure of the disk ends the node."""
     if error.errno != errno.ENOSPC:
-        raise DiskFailed(f"the disk failed: {error}") from error
+        raise DiskFailed(error) from error
 
 
 def _has_space(log: Log, batch_bytes: int) -> bool:
@@ -276,7 +280,7 @@ class RaftActor:
 
     def _on_completion(self, completion: Completion) -> None:
         if completion.error is not None and completion.stage is not Stage.DONE:
-            raise DiskFailed(f"the disk failed: {completion.error}") from completion.error
+            raise DiskFailed(completion.error) from completion.error
         subject: Any = completion.subject
         match completion.stage:
             case Stage.DURABLE:
@@ -415,7 +419,7 @@ class RaftActor:
         def done(error: OSError | None) -> None:
             self._tidying = False
             if error is not None:
-                raise DiskFailed(f"the disk failed: {error}") from error
+                raise DiskFailed(error) from error
             job.apply()
 
         self._disk.submit_job(_Work(job.run, done))

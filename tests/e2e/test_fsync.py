@@ -1,0 +1,109 @@
+"""A failed fsync: nothing is promised after it, the node says why and ends; a new start loses nothing."""
+
+import re
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import trio
+
+import wire
+from tests.e2e.ledger import Ledger, batch_of
+from tests.support.daemon import PATIENCE_SECONDS, SMALL, LogdProcess, Strace, has_strace
+from wire.errors import ClientError
+
+pytestmark = pytest.mark.skipif(bool(has_strace()), reason=has_strace())
+
+EXIT_SECONDS_MAX = 1.0
+PRODUCERS = 3
+
+
+async def load(client: wire.Client, ledger: Ledger, topic: str, partition: int) -> None:
+    for number in range(10_000):
+        await ledger.produce(client, topic, partition, batch_of(f"{topic}{partition}", number, 40_000))
+
+
+async def load_until_it_ends(node: LogdProcess, ledger: Ledger) -> None:
+    """Produce to several partitions at once until the connection is lost."""
+    try:
+        async with node.client() as client, trio.open_nursery() as nursery:
+            for partition in range(PRODUCERS):
+                nursery.start_soon(load, client, ledger, "load", partition)
+    except* ClientError:
+        pass
+
+
+def calls(trace: str) -> list[tuple[float, str, str]]:
+    """Time, descriptor and result of each fdatasync or fsync that strace saw, of all threads, in order."""
+    found = re.findall(r"^(?:\d+ )?(\d+\.\d+) f(?:data)?sync\((\d+)\) += (.*)$", trace, re.MULTILINE)
+    return [(float(time), descriptor, result) for time, descriptor, result in sorted(found)]
+
+
+def check_last_words(node: LogdProcess, code: int) -> None:
+    """It ended by itself, and said in one line that the disk failed, and how."""
+    assert code > 0
+    node.check_log()
+    last = [line for line in node.log_text().splitlines() if "Input/output error" in line]
+    assert len(last) == 1, node.log_text()
+    assert node.log_text().splitlines()[-1] == last[0]
+    assert "defect" not in last[0]
+    assert str(node.data) in last[0]
+
+
+@pytest.mark.parametrize(("thread", "number"), [(1, 1), (1, 7), (2, 2)], ids=["writer:1", "writer:7", "housekeeper:2"])
+async def test_after_a_failed_fsync_nothing_is_promised_and_the_node_ends_at_once(
+    thread: int, number: int, tmp_path: Path
+) -> None:
+    ledger = Ledger()
+    with LogdProcess(tmp_path, SMALL) as node, trio.fail_after(2 * PATIENCE_SECONDS):
+        node.start()
+        async with node.client() as client:
+            await ledger.create(client, "load", PRODUCERS)
+        threads = node.threads()
+        others: Sequence[int] = [number for number in threads[1:3] if number != threads[thread]]
+        with (
+            Strace(tmp_path, [threads[thread]], f"fdatasync:error=EIO:when={number}", "fsync") as strace,
+            Strace(tmp_path, others, None, "fdatasync", "fsync") as watching,
+        ):
+            await load_until_it_ends(node, ledger)
+            code = await trio.to_thread.run_sync(node.wait)
+            trace = strace.wait()
+            seen = calls(trace + watching.wait())
+        check_last_words(node, code)
+
+        failed = next(place for place, (_, _, result) in enumerate(seen) if "EIO" in result)
+        time, descriptor, _ = seen[failed]
+        assert descriptor not in [again for _, again, _ in seen[failed + 1 :]]
+        exits = re.findall(r"^(\d+\.\d+) \+\+\+ exited", trace, re.MULTILINE)
+        assert float(exits[-1]) - time < EXIT_SECONDS_MAX
+
+        answers = ledger.answers
+        node.start()
+        async with node.client() as client:
+            await ledger.check(client)
+            await ledger.produce(client, "load", 0, batch_of("later", 0))
+            await ledger.check(client)
+        assert ledger.answers == answers + 1
+        node.stop()
+
+
+async def test_an_fsync_that_fails_during_recovery_ends_the_start(tmp_path: Path) -> None:
+    ledger = Ledger()
+    with LogdProcess(tmp_path, SMALL) as node, trio.fail_after(2 * PATIENCE_SECONDS):
+        node.start()
+        async with node.client() as client:
+            await ledger.create(client, "load", 1)
+            for number in range(5):
+                await ledger.produce(client, "load", 0, batch_of("load", number))
+        node.kill()
+        node.prefix = ["strace", "-D", "-o", str(tmp_path / "trace"), "-e", "trace=fdatasync"]
+        node.prefix += ["-e", "inject=fdatasync:error=EIO:when=2"]
+        code, _ = await trio.to_thread.run_sync(node.run_to_end)
+        check_last_words(node, code)
+        node.prefix = []
+        node.start()
+        async with node.client() as client:
+            await ledger.check(client)
+        node.signal(signal.SIGTERM)
+        assert node.wait() == 0
