@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 
 import click
 
-from logd.cli.errors import exit_code_of  # noqa: F401  # part of this module's face for embedding callers
 from logd.cli.runner import run
 
 

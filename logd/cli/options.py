@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from logd.cli import contexts, output
-from logd.cli.connection import Wanted, wanted
+from logd.cli.connection import wanted
 from logd.cli.values import duration
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -123,6 +123,3 @@ def connection_options(function: Function) -> Function:
     ):
         function = decorate(function)
     return function
-
-
-__all__ = ["Wanted", "complete_contexts", "connection_options", "output_options"]

@@ -1,10 +1,10 @@
 """`logctl topic`: what topics there are, and their making, changing and end."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-from click.shell_completion import CompletionItem
 
 from logd.cli import output
 from logd.cli.connection import answered, connected, run_async
@@ -12,12 +12,16 @@ from logd.cli.errors import NotConfirmed
 from logd.cli.options import connection_options, output_options
 from logd.cli.topics import complete_topics
 from logd.cli.values import PAIR, whole_number
+from wire.errors import TopicNotFound
 
 if TYPE_CHECKING:
+    import wire
     from wire.messages import PartitionDescription, TopicDescription
 
 # The wire's own bound; what the cluster allows it says itself.
-_COUNT_MAX = 2**32 - 1
+_COUNT_MAX: Final = 2**32 - 1
+# Enough to hide the way to the node and back, an eighth of what a connection may have in flight.
+DESCRIPTIONS_IN_FLIGHT_MAX: Final = 32
 
 
 @click.group("topic")
@@ -73,9 +77,9 @@ def create(*, topic: str, partitions: int | None, replicas: int | None, config: 
 def list_topics() -> None:
     """List the topics."""
 
-    async def run() -> "Sequence[TopicDescription]":
+    async def run() -> "list[TopicDescription]":
         async with connected() as client:
-            return (await answered(client.metadata)).topics
+            return await _described(client)
 
     rows = [
         {
@@ -93,6 +97,26 @@ def list_topics() -> None:
         rows,
         empty="there are no topics; `logctl topic create` makes one",
     )
+
+
+async def _described(client: "wire.Client") -> "list[TopicDescription]":
+    """Every topic with its sizes, which the metadata of all does not have."""
+    import anyio  # noqa: PLC0415
+
+    topics = (await answered(client.metadata)).topics
+    limiter = anyio.CapacityLimiter(DESCRIPTIONS_IN_FLIGHT_MAX)
+    found: list[TopicDescription] = []
+
+    async def describe_one(topic: str) -> None:
+        # One that was deleted meanwhile is not in the list.
+        with contextlib.suppress(TopicNotFound):
+            async with limiter:
+                found.append(await answered(lambda: client.describe_topic(topic)))
+
+    async with anyio.create_task_group() as group:
+        for topic in topics:
+            group.start_soon(describe_one, topic.topic)
+    return found
 
 
 def _records(partition: "PartitionDescription") -> int:
@@ -216,6 +240,3 @@ def _confirmed(question: str) -> bool:
         # No answer, because there is nobody to give it: the end of the input counts as a no.
         click.echo(err=True)
         return False
-
-
-__all__ = ["CompletionItem", "command"]
