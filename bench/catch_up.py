@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from bench.harness import Bar, Options, Question, Result, answer, run_script
-from bench.logd_client import catch_up, with_client
+from bench.harness import Bar, Options, Question, Result, answer, print_aside, run_script
+from bench.logd_client import catch_up, catch_up_by_record, with_client
 from bench.logd_node import LogdNode, filled_topic
 from bench.nats_peer import NatsServer, Sync, filled_stream, read_pull
 
@@ -39,7 +39,7 @@ def run(options: Options) -> Result:
         filled_topic(node, payload_bytes=PAYLOAD_BYTES, records=OUR_RECORDS),
         filled_stream(server, payload_bytes=PAYLOAD_BYTES, messages=PEER_RECORDS),
     ):
-        return answer(
+        result = answer(
             QUESTION,
             ours=lambda: with_client(
                 node, lambda client: catch_up(client, payload_bytes=PAYLOAD_BYTES, seconds=options.seconds)
@@ -49,6 +49,16 @@ def run(options: Options) -> Result:
             ),
             options=options,
         )
+        print_aside(
+            "record by record (async for record in consumer)",
+            lambda: with_client(
+                node,
+                lambda client: catch_up_by_record(client, payload_bytes=PAYLOAD_BYTES, seconds=options.seconds / 2),
+            ),
+            QUESTION,
+            options,
+        )
+        return result
 
 
 if __name__ == "__main__":

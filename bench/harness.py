@@ -125,18 +125,23 @@ def summarize(question: Question, ours: Sequence[float], peer: Sequence[float]) 
     )
 
 
-def alternate(sides: Sequence[Side], runs: int, *, settle: Callable[[], None] | None = None) -> list[list[float]]:
+def alternate(
+    sides: Sequence[Side], runs: int, *, settle: Callable[[], None] | None = None, warm_up: bool = False
+) -> list[list[float]]:
     """Run the sides in turn, A B A B …, `runs` times each; return each side's figures in the order they were taken.
 
     `settle` is called before every run, outside of what a side measures: it leaves the machine as the run before did
-    not (nothing dirty waiting for the disk).
+    not (nothing dirty waiting for the disk). `warm_up`: one round more goes first, and is thrown away: files that a
+    server makes once and then uses again are there when it counts, and code that is compiled once is compiled.
     """
     figures: list[list[float]] = [[] for _ in sides]
-    for _ in range(runs):
+    for number in range(-int(warm_up), runs):
         for taken, side in zip(figures, sides, strict=True):
             if settle is not None:
                 settle()
-            taken.append(side())
+            figure = side()
+            if number >= 0:
+                taken.append(figure)
     return figures
 
 
@@ -279,7 +284,7 @@ def print_machine(data_directory: Path, *, facts: Mapping[str, str] | None = Non
 
 def print_method(question: Question) -> None:
     """Print what is asked and how it is measured, before the first run."""
-    print(f"\n{question.name}  (bar {question.bar}, peer: {question.peer_name})")
+    print(f"\n{question.name}  (bar {question.bar}, peer: {question.peer_name}; load {os.getloadavg()[0]:.1f})")
     for line in question.method.strip().splitlines():
         print(f"    {line.strip()}")
 
@@ -297,6 +302,14 @@ def print_result(result: Result, ours: Sequence[float], peer: Sequence[float]) -
     sys.stdout.flush()
 
 
+def print_aside(label: str, side: Side, question: Question, options: Options) -> None:
+    """Measure and print a figure that stands beside an answer: another way to do the same, without bar or JSON line."""
+    (figures,) = alternate((side,), options.runs, settle=sync_disks)
+    print(f"  beside it, {label}: {figure_text(statistics.median(figures))} {question.unit}")
+    print(f"                ({figure_text(min(figures))} … {figure_text(max(figures))})")
+    sys.stdout.flush()
+
+
 def append_json(path: Path | None, result: Result) -> None:
     """Append the result to the JSON-lines file, if one was asked for."""
     if path is not None:
@@ -307,7 +320,7 @@ def append_json(path: Path | None, result: Result) -> None:
 def answer(question: Question, *, ours: Side, peer: Side, options: Options) -> Result:
     """Measure both sides in turn, print and store the result, return it."""
     print_method(question)
-    our_figures, peer_figures = alternate((ours, peer), options.runs, settle=sync_disks)
+    our_figures, peer_figures = alternate((ours, peer), options.runs, settle=sync_disks, warm_up=True)
     result = summarize(question, our_figures, peer_figures)
     print_result(result, our_figures, peer_figures)
     append_json(options.json_path, result)

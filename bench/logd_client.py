@@ -16,8 +16,9 @@ import anyio.lowlevel
 
 import wire
 from bench.harness import BenchmarkError
-from bench.logd_node import TOPIC, LogdNode
+from bench.logd_node import TOPIC, Node, fresh_topic
 from wire.errors import BufferFull
+from wire.producer import BATCH_RECORDS_MAX_DEFAULT
 from wire.record import encode_batch
 from wire.types import Durability
 
@@ -27,7 +28,7 @@ Answer = TypeVar("Answer")
 BACKEND = "asyncio"
 
 
-def with_client(node: LogdNode, work: Callable[[wire.Client], Awaitable[Answer]]) -> Answer:
+def with_client(node: Node, work: Callable[[wire.Client], Awaitable[Answer]]) -> Answer:
     """Run `work` with a connected client; close it afterwards."""
     directory = node.tls_directory
     tls = wire.Tls(
@@ -35,7 +36,7 @@ def with_client(node: LogdNode, work: Callable[[wire.Client], Awaitable[Answer]]
     )
 
     async def main() -> Answer:
-        async with wire.Client(node.address, tls=tls) as client:
+        async with wire.Client(f"127.0.0.1:{node.port}", tls=tls) as client:
             return await work(client)
 
     return anyio.run(main, backend=BACKEND)
@@ -55,11 +56,13 @@ async def produce_latency(client: wire.Client, *, payload_bytes: int, seconds: f
     return statistics.median(durations)
 
 
-async def send_record_by_record(client: wire.Client, *, payload_bytes: int, seconds: float) -> tuple[int, float]:
+async def send_record_by_record(
+    client: wire.Client, *, payload_bytes: int, seconds: float, batch_records_max: int = BATCH_RECORDS_MAX_DEFAULT
+) -> tuple[int, float]:
     """`Producer.send_nowait` one record after another; acknowledged records, and the seconds they took."""
     value = b"x" * payload_bytes
     start = time.perf_counter()
-    async with wire.Producer(client, TOPIC) as producer:
+    async with wire.Producer(client, TOPIC, batch_records_max=batch_records_max) as producer:
         deadline = start + seconds
         while time.perf_counter() < deadline:
             try:
@@ -76,6 +79,21 @@ async def send_record_by_record(client: wire.Client, *, payload_bytes: int, seco
     if statistics_then.records_acknowledged != statistics_then.records_sent:
         raise BenchmarkError(f"not all was acknowledged: {statistics_then}")
     return statistics_then.records_acknowledged, elapsed
+
+
+def produce_records(
+    node: Node, *, payload_bytes: int, seconds: float, batch_records_max: int = BATCH_RECORDS_MAX_DEFAULT
+) -> float:
+    """`send_record_by_record` into a fresh topic; records per second, all of them found in the log afterwards."""
+    with fresh_topic(node) as raw:
+        records, elapsed = with_client(
+            node,
+            lambda client: send_record_by_record(
+                client, payload_bytes=payload_bytes, seconds=seconds, batch_records_max=batch_records_max
+            ),
+        )
+        raw.check_stored(1, records)
+    return records / elapsed
 
 
 async def catch_up_by_record(client: wire.Client, *, payload_bytes: int, seconds: float) -> float:

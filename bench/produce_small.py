@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from bench.harness import Bar, Options, Question, Result, answer, run_script
+from bench.harness import Bar, Options, Question, Result, answer, print_aside, run_script
+from bench.logd_client import produce_records
 from bench.logd_node import BatchPlan, LogdNode, produce_raw
 from bench.nats_peer import NatsServer, Plan, Sync, publish_raw
 
-OURS = BatchPlan(records=1_000, payload_bytes=100, window_batches=8)
+OURS = BatchPlan(records=1_000, payload_bytes=100, window_batches=16)
 # The fastest of the survey (`python -m bench.nats_peer`); fast ingest and more connections are within its noise.
 PEER = Plan(payload_bytes=100, mode="message", chunk_messages=1_000, window_messages=5_000)
 
@@ -31,12 +32,24 @@ QUESTION = Question(
 def run(options: Options) -> Result:
     """Answer the question."""
     with LogdNode(options.data_directory) as node, NatsServer(options.data_directory, Sync.DEFAULT) as server:
-        return answer(
+        result = answer(
             QUESTION,
             ours=lambda: produce_raw(node, OURS, options.seconds).rate,
             peer=lambda: publish_raw(server, PEER, options.seconds).rate,
             options=options,
         )
+        print_aside(
+            "records one by one through wire.Producer",
+            lambda: produce_records(
+                node,
+                payload_bytes=OURS.payload_bytes,
+                seconds=options.seconds / 2,
+                batch_records_max=OURS.records,
+            ),
+            QUESTION,
+            options,
+        )
+        return result
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from bench.harness import Bar, Options, Question, Result, answer, run_script
-from bench.logd_client import send_record_by_record, with_client
-from bench.logd_node import LogdNode, fresh_topic
+from bench.logd_client import produce_records
+from bench.logd_node import LogdNode
 from bench.nats_peer import NatsServer, Sync, publish_nats_py
 
 PAYLOAD_BYTES = 100
@@ -31,21 +31,18 @@ QUESTION = Question(
 def run(options: Options) -> Result:
     """Answer the question."""
 
-    def ours() -> float:
-        with fresh_topic(node) as raw:
-            records, seconds = with_client(
-                node, lambda client: send_record_by_record(client, payload_bytes=PAYLOAD_BYTES, seconds=options.seconds)
-            )
-            raw.check_stored(1, records)
-            return records / seconds
-
     def peer() -> float:
         return publish_nats_py(
             server, payload_bytes=PAYLOAD_BYTES, seconds=options.seconds, pending_max=PEER_PENDING_MAX
         ).rate
 
     with LogdNode(options.data_directory) as node, NatsServer(options.data_directory, Sync.DEFAULT) as server:
-        return answer(QUESTION, ours=ours, peer=peer, options=options)
+        return answer(
+            QUESTION,
+            ours=lambda: produce_records(node, payload_bytes=PAYLOAD_BYTES, seconds=options.seconds),
+            peer=peer,
+            options=options,
+        )
 
 
 if __name__ == "__main__":
