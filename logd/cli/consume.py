@@ -372,6 +372,7 @@ class _Reading:
         def take() -> progress.Sample:
             return progress.Sample(self._records, self._bytes, sum(self._lags.values()) if self._lags else None)
 
+        self._interruption.shows_progress = True
         return progress.shown(f"consuming {self._plan.topic}", take, None)
 
     def summarize(self, out: output.Output, *, is_complete: bool) -> None:

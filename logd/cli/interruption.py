@@ -7,12 +7,15 @@ end.
 
 import contextlib
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import anyio
 import anyio.abc
+import click
 
 from logd.cli.errors import Interrupted, Terminated
+from logd.cli.output import is_terminal
 
 
 class Interruption:
@@ -22,6 +25,8 @@ class Interruption:
         # For what runs beside the command's own course; it is cancelled when the command is done.
         self.group = group
         self.signal: signal.Signals | None = None
+        # Whether a moving line is on the terminal; it writes over the ^C that the terminal shows.
+        self.shows_progress = False
         self._stopping = group.cancel_scope
 
     @contextlib.contextmanager
@@ -47,6 +52,8 @@ class Interruption:
             task_status.started()
             async for number in signals:
                 self.signal = self.signal or signal.Signals(number)
+                if number == signal.SIGINT and not self.shows_progress and is_terminal(sys.stderr):
+                    click.echo(err=True)
                 self._stopping.cancel()
 
 

@@ -399,6 +399,7 @@ class _Sending:
                 known.records_acknowledged, known.bytes_acknowledged, self._records_waiting(), self._input_bytes
             )
 
+        self._interruption.shows_progress = True
         return progress.shown(f"producing to {self._plan.topic}", take, self._plan.total_bytes)
 
     # --- sending ---
