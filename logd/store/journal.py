@@ -100,6 +100,15 @@ class Journal:
                 return number
         return self.current.number + (1 if self.current.is_clean else 0)
 
+    def has_next_spare(self, first_needed: int) -> bool:
+        """Whether another spare can be made after a roll whose table names `first_needed`.
+
+        Only a table frees files, and only a spare can take a table: a roll into the last file that frees none would
+        leave the journal waiting for itself for ever.
+        """
+        oldest = next(iter(self.closed), self.current.number)
+        return bool(self.free) or self.file_count < self.context.options.journal_files_max or oldest < first_needed
+
     def roll(self, table_length: int) -> None:
         """Go on in the spare file, behind its table."""
         assert self.spare is not None

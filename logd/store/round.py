@@ -463,6 +463,8 @@ def _finish(
         if journal.spare is None:
             raise JournalFull("the next journal file is not free yet")
         first_needed = journal.first_needed_after_roll()
+        if not journal.has_next_spare(first_needed):
+            raise JournalFull("the oldest journal file is needed still")
         rows = [log.row() for _, log in sorted(store.groups.items())]
         number = journal.spare.number
         table = encode_table(
