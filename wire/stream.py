@@ -1,16 +1,16 @@
 """TLS 1.3 over TCP: prove who both ends are, then move bytes with as few steps as possible; and connect, for a client.
 
 For: `wire.client`, and the server's sessions. Must not know: frames, messages, or when to connect again. The one idea:
-the socket is ours
-and never blocks, and TLS is pumped through two memory buffers beside it. So sending is a plain function call, which
-encrypts everything at once and hands it to the kernel at once: no task is switched, nothing can be cancelled in the
-middle, and what the kernel does not take is sent on by one task. Receiving decrypts everything that has arrived and
-returns it in one piece.
+the socket is ours and never blocks, and TLS is pumped through two memory buffers beside it. So sending is a plain
+function call, which encrypts everything at once and hands it to the kernel at once: no task is switched, nothing can be
+cancelled in the middle, and what the kernel does not take is sent on by one task. Receiving decrypts everything that
+has arrived and returns it in one piece.
 
-Measured on two cores, 64 MiB through a loopback TLS connection in one process, sender and receiver together, median of
-five, Trio / asyncio: AnyIO's `TLSStream` MEASURED_TLSSTREAM MB/s, an `ssl.SSLSocket` that never blocks
-MEASURED_SSLSOCKET, this pump MEASURED_PUMP. (`TLSStream` returns one record of 16 KiB for each trip through the
-scheduler; an `SSLSocket` asks the kernel twice for each record.)
+Measured in MB per second of processor time, both ends of a loopback connection in one process, median of five, Trio /
+asyncio: in sends of 4 KiB, AnyIO's `TLSStream` 190 / 172, an `ssl.SSLSocket` that never blocks 557 / 543, this pump
+563 / 593; in sends of 256 KiB all three are within a tenth of 950. A `TLSStream` switches tasks for every send and for
+every record of 16 KiB received. An `SSLSocket` is as fast, but what it did not take must be offered again as the same
+bytes before anything else may be sent, which is a queue of plaintext beside it.
 """
 
 import os
