@@ -379,6 +379,10 @@ def main() -> int:
     except subprocess.TimeoutExpired as error:
         screen.bad(str(error))
         return EXIT_FAILED
+    except BrokenPipeError:
+        # Whoever was watching went away; what was made is cleaned up all the same.
+        sys.stdout = None
+        return EXIT_FAILED
     except KeyboardInterrupt:
         screen.bad("interrupted; the node is stopped and its data removed")
         return EXIT_INTERRUPTED

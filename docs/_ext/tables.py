@@ -17,6 +17,7 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_
 
 from logd.cli.exits import EXITS
 from logd.config import settings_table
+from logd.service.configuration import TOPIC_SETTINGS
 from logd.store import events
 from wire.connection import CLIENT_HANDLERS, SERVER_HANDLERS, Limits, State
 from wire.errors import SERVER_ERRORS, ClientError, LogdError, UnknownError
@@ -212,6 +213,11 @@ def settings() -> str:
     return table(("setting", "default", "unit", "expected", "meaning, and why this default"), rows)
 
 
+def topic_settings() -> str:
+    """What can be configured of a topic."""
+    return table(("topic setting", "meaning"), ((code(each.key), each.meaning) for each in TOPIC_SETTINGS))
+
+
 def exits() -> str:
     """Every exit code."""
     rows = (
@@ -374,6 +380,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
         server_error_codes,
         client_error_codes,
         settings,
+        topic_settings,
         exits,
         store_events,
         log_lines,
