@@ -429,8 +429,16 @@ class ServerConnection:
         self._subscriptions.discard(request_id)
 
 
+# An error may repeat what was asked for, such as a topic's name; this much of it is enough for anybody.
+_ERROR_CHARACTERS_MAX: Final = 1_000
+
+
 def _encode_error(request_id: int, error: LogdError) -> bytes:
-    return encode(Error(error.code, str(error), error.details, error.retriable), request_id)
+    details = {
+        name: value[:_ERROR_CHARACTERS_MAX] if isinstance(value, str) else value
+        for name, value in error.details.items()
+    }
+    return encode(Error(error.code, str(error)[:_ERROR_CHARACTERS_MAX], details, error.retriable), request_id)
 
 
 ServerHandler = Callable[[ServerConnection, Envelope, int], ServerEvent | None]

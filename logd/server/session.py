@@ -151,6 +151,7 @@ class Session:
         self._deadlines: dict[int, tuple[float, float, ProduceReply]] = {}
         self._nearest_deadline = math.inf
         self._deadlines_changed = trio.Event()
+        self._last_answer_time = -math.inf
         # Whoever reads data holds it until its answer is in the outbox: so one answer at most goes above its bound.
         self._reading = trio.Lock()
         # While an event is handled, the reader will flush.
@@ -198,7 +199,7 @@ class Session:
             while True:
                 with trio.move_on_at(deadline) as patience:
                     connection.feed(await self._stream.receive())
-                if patience.cancelled_caught and self._waits_for_the_node():
+                if patience.cancelled_caught and self._is_not_silent():
                     deadline = self._next_deadline()
                     continue
                 if patience.cancelled_caught:
@@ -215,6 +216,8 @@ class Session:
 
     def _refuse_session(self, error: LogdError, event: str) -> str:
         self._log.warning(event, principal=self.principal, problem=str(error))
+        # What stood in front of the fault was taken, and is carried out.
+        self._after_requests()
         self._outbox.put(self._connection.farewell(error))
         return str(error)
 
@@ -223,9 +226,14 @@ class Session:
             return trio.current_time() + self._options.frame_seconds
         return trio.current_time() + (self._options.idle_seconds or math.inf)
 
-    def _waits_for_the_node(self) -> bool:
-        """Whether the client is silent because it is the node's turn: an answer or a delivery is to come."""
-        return self._connection.is_between_frames and bool(self._connection.requests_in_flight)
+    def _is_not_silent(self) -> bool:
+        """Whether it is the node's turn to speak, with an answer or a delivery, or was until just now."""
+        connection = self._connection
+        if not connection.is_between_frames or connection.state is State.GREETING:
+            return False
+        return bool(connection.requests_in_flight) or (
+            trio.current_time() < self._last_answer_time + self._options.idle_seconds
+        )
 
     def _what_took_too_long(self) -> str:
         if self._connection.state is State.GREETING:
@@ -460,6 +468,7 @@ class Session:
         self._budget.taken_bytes -= request_bytes
         self._gate.leave()
         self._answered.set()
+        self._last_answer_time = trio.current_time()
 
     async def _send(self, scope: trio.CancelScope) -> None:
         """Send on what the kernel did not take at once; ends the session when the client takes nothing any more."""
