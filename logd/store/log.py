@@ -540,14 +540,15 @@ class CutJob(SpaceJob):
 
     def _run(self) -> None:
         index = self._index
-        if index - 1 == self._start.index:
+        segment = next(segment for segment in reversed(self._segments) if segment.first_index <= index)
+        if index - 1 == self._start.index and segment.first_index == index:
             before, place = self._start.end, NOWHERE
         elif self._known is not None:
             before, place = self._known
         else:
+            # Also the batch that the start stands for, if that is in the middle of a segment.
             before, place = self._locate(index - 1)
         # A batch that begins a segment goes to its beginning, any other behind the one before it.
-        segment = next(segment for segment in reversed(self._segments) if segment.first_index <= index)
         position = SEGMENT_HEADER_BYTES if segment.first_index == index else place.end_position
         entries = segment.entries
         if entries is None:

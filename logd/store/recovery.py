@@ -107,6 +107,8 @@ class Replayed:
     """A round that may have held entries of this group cannot be read at all, and nothing later tells."""
     placements: list[Placement] = field(default_factory=list)
     """In order of index, without a gap unless rounds are damaged."""
+    below: list[Placement] = field(default_factory=list)
+    """Batches that a start has passed since: they are only of use where they share a segment with what is retained."""
 
     @classmethod
     def from_row(cls, row: TableRow) -> "Replayed":
@@ -132,7 +134,7 @@ class Replayed:
         if row.start != self.start:
             self.start, self.start_digest = row.start, row.start_digest
             self.topic_id, self.partition = row.topic_id, row.partition
-            self.placements = [placement for placement in self.placements if placement.index > row.start.index]
+            self._pass(row.start.index)
         self.hard_state, self.floor, self.is_end_uncertain = row.hard_state, row.floor, False
         self.known_term = max(self.known_term, fresh.known_term)
         if self.promised != fresh.promised:
@@ -141,6 +143,10 @@ class Replayed:
             self.void(index + 1)
             if self.placements and self.placements[-1].index == index and self.placements[-1].chain != chain:
                 self.placements.clear()
+
+    def _pass(self, index: int) -> None:
+        self.below += [placement for placement in self.placements if placement.index <= index]
+        self.placements = [placement for placement in self.placements if placement.index > index]
 
     def void(self, index: int) -> None:
         """The batches from `index` on are void."""
@@ -172,9 +178,10 @@ class Replayed:
         self.start, self.start_digest = entry.end, entry.digest
         self.topic_id, self.partition = entry.topic_id, entry.partition
         if entry.keeps_suffix:
-            self.placements = [placement for placement in self.placements if placement.index > entry.end.index]
+            self._pass(entry.end.index)
             return
         self.placements.clear()
+        self.below.clear()
         self.is_fresh, self.is_end_uncertain = True, False
         self.base, self.base_place = entry.end, NOWHERE
         self.promised = (entry.end.index, entry.end.term, entry.end.chain)
@@ -318,7 +325,7 @@ class JournalReader:
             is_whole = all(header is not None for _, header in batches)
             problem = problem or ("" if is_whole else "a batch does not verify")
             if problem:
-                if self._is_later_known(replay, source, head.end_position, head.round_number + 1, following):
+                if self._is_later_known(source, head.end_position, head.round_number + 1, following):
                     self._context.report(
                         DamagedRound(
                             source.path, head.position, head.round_number, is_directory_readable=True, reason=problem
@@ -348,7 +355,8 @@ class JournalReader:
                 reason = f"round {head.round_number} where {expected} must be"
             except Unreadable as error:
                 reason = str(error)
-        if following and following[0].table is not None and following[0].table.last_round < expected:
+        if following and 0 <= self._durable_before(following[0]) < expected:
+            # The next file follows from the round before this one.
             self._report_torn(source, position)
             return None, ""
         # Does anything show that this round was durable once?
@@ -360,7 +368,7 @@ class JournalReader:
                 return head, reason
             self._lose_rounds(replay, source, position, expected, reason)
             return head, ""
-        if self._is_later_known(replay, source, source.file.size(), expected, following):
+        if self._is_later_known(source, source.file.size(), expected, following):
             self._lose_rounds(replay, source, position, expected, reason)
         else:
             self._report_torn(source, position)
@@ -376,22 +384,19 @@ class JournalReader:
             if "stale" not in str(error):
                 self._context.report(TornTail(source.path, position, f"a round is torn: {error}"))
 
-    def _is_later_known(
-        self, replay: Replay, source: _Source, position: int, round_number: int, following: list[_Source]
-    ) -> bool:
-        """Whether a round of this number or a higher one verifies anywhere later, or a table follows from one."""
+    def _is_later_known(self, source: _Source, position: int, round_number: int, following: list[_Source]) -> bool:
+        """Whether a round of this number or a higher one verifies anywhere later, or a later file follows from one."""
         for head in find_heads(source.file, self._journal_id, source.number, position):
             if head.round_number >= round_number:
                 return True
-        for later in following:
-            if later.table is not None:
-                return later.table.last_round >= round_number - 1 and (
-                    later.table.last_round >= round_number
-                    or (later.table.last_digest != replay.last_digest and later.table.last_round > replay.last_round)
-                )
-            if self._has_rounds(later):
-                return True
-        return False
+        return any(self._durable_before(later) >= round_number for later in following)
+
+    def _durable_before(self, source: _Source) -> int:
+        """The number of the last round before a file, as the file itself says; -1 if it says nothing."""
+        if source.table is not None:
+            return source.table.last_round
+        first = next(find_heads(source.file, self._journal_id, source.number, 0), None)
+        return first.round_number - 1 if first is not None else -1
 
     def _lose_rounds(self, replay: Replay, source: _Source, position: int, expected: int, reason: str) -> None:
         """Rounds of which not even the directory can be read: they may have held entries of any group."""
@@ -859,6 +864,11 @@ class Restorer:
             touched[place.segment] = max(touched.get(place.segment, 0), place.end_position)
         if run:
             self._write_run(run_place, run)
+        for placement in self._replayed.below:
+            # A segment that begins before the log does is walked from its beginning.
+            if placement.place.segment in touched and placement.header is not None:
+                data = placement.file.pread(placement.place.length, placement.journal_position)
+                self._write_run(placement.place, [data])
         return touched
 
     def _bytes_of(self, good: _Good) -> bytes:

@@ -179,6 +179,13 @@ class Store:
         """
         return prepare_round(self, entries)
 
+    def can_write_round(self) -> bool:
+        """Whether a round of any size finds its place: `prepare_round` will not raise JournalFull."""
+        journal, options = self.journal, self.context.options
+        if journal.position + options.round_bytes_max <= options.journal_file_bytes:
+            return True
+        return journal.spare is not None and journal.has_next_spare(journal.first_needed_after_roll())
+
     def empty_round(self) -> Round:
         """A round without entries: it shows that the one before was durable. After a pause, and at stop."""
         return prepare_round(self, ())
