@@ -296,7 +296,7 @@ def demonstrate(screen: Screen, directory: Path, node: Node, shell: Shell) -> No
     seconds = node.start()
     screen.told(f"ready on {node.address} after {seconds:.2f} s; mutual TLS 1.3, data in ./.logd")
 
-    screen.step("A topic, and every line of this repository's history as a record")
+    screen.step("A topic, and this repository's history (or README), line by line")
     shell.logctl(f"topic create {TOPIC}")
     shell.logctl(f"produce {TOPIC}", source=sent, shown=f"{origin} | logctl produce {TOPIC}")
 
