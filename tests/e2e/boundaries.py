@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 import trio
 
 import wire
-from tests.e2e.ledger import Ledger, batch_of
+from tests.e2e.ledger import Ledger, batch_of, verify_directory
 from tests.support.daemon import SMALL, LogdProcess, Strace, has_strace
 from wire.errors import ClientError
 
@@ -126,6 +126,7 @@ async def check(node: LogdProcess, ledger: Ledger) -> None:
         await ledger.check(client)
     await trio.to_thread.run_sync(node.stop)
     node.check_log()
+    verify_directory(node.data)
 
 
 # --- One boundary -----------------------------------------------------------------------------------------------------

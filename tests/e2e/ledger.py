@@ -7,8 +7,11 @@ those batches, byte for byte, in order, with every answered one where its answer
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import wire
+from logd.store.files import OsFileSystem
+from logd.store.inspect import inspect
 from wire.errors import OffsetOutOfRange
 from wire.messages import Produced
 from wire.record import HEADER_BYTES, PRODUCER_PART, check_alone, check_in_place, decode_header, split_batches
@@ -119,3 +122,10 @@ class Ledger:
             assert found[0] == number
             if not produced.duplicate:
                 assert (header.index, header.term, header.chain) == (produced.index, produced.term, produced.chain)
+
+
+def verify_directory(data: Path) -> None:
+    """Every digest and chain in a node's directory holds, as `logctl segment verify` finds by itself."""
+    found = list(inspect(OsFileSystem(), str(data)))
+    assert any(finding.kind == "batch" for finding in found)
+    assert [finding.as_json() for finding in found if finding.is_problem] == []

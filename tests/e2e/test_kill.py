@@ -6,7 +6,7 @@ from pathlib import Path
 import trio
 
 import wire
-from tests.e2e.ledger import stored_batches
+from tests.e2e.ledger import stored_batches, verify_directory
 from tests.support.daemon import PATIENCE_SECONDS, SMALL, LogdProcess, wait_until
 from wire.record import decode_header, decode_records
 
@@ -78,7 +78,11 @@ async def test_what_is_acknowledged_survives_kill_9_at_any_moment_once_and_in_or
                 expected = [(receipt.offset, value) for receipt, (value, _) in zip(receipts, records, strict=True)]
                 assert stored == expected
                 assert [offset for offset, _ in stored] == list(range(len(stored)))
+        node.kill()
+        verify_directory(node.data)
+        node.start()
         node.stop()
         node.check_log()
+        verify_directory(node.data)
     assert max(restarts) < RESTART_SECONDS_MAX
     assert min(len(records) for records in sent) > 500
