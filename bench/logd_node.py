@@ -8,6 +8,7 @@ machine (`wire.connection`), which frames every request and parses every answer 
 
 from __future__ import annotations
 
+import os
 import select
 import shutil
 import signal
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,11 +66,16 @@ class Node(Protocol):
 class LogdNode:
     """A `logd --config FILE` on a port of its own, with its data in a directory of its own; a context manager.
 
-    `data_directory` is a directory on a real disk; the node's own is made in it and removed at the end.
+    `data_directory` is a directory on a real disk; the node's own is made in it and removed at the end. `module` is
+    what is run in place of `logd`, for those who look into it, and `environment` what is added to its environment.
     """
 
-    def __init__(self, data_directory: Path) -> None:
+    def __init__(
+        self, data_directory: Path, *, module: str = "logd", environment: Mapping[str, str] | None = None
+    ) -> None:
         self._parent = data_directory
+        self._module = module
+        self._environment = {**os.environ, **(environment or {})}
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
@@ -103,7 +109,8 @@ class LogdNode:
             # A file and not a pipe: nobody reads while the daemon runs, and a full pipe would stop it.
             with self._log_path().open("wb") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "logd", "--config", str(configuration)],
+                    [sys.executable, "-m", self._module, "--config", str(configuration)],
+                    env=self._environment,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

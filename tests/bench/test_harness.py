@@ -96,6 +96,11 @@ def test_the_sides_take_turns_and_the_machine_settles_before_each() -> None:
     assert trace == ["settle", "A", "settle", "B"] * 3
 
 
+def test_a_warm_up_round_goes_first_and_does_not_count() -> None:
+    ours, peer = iter([9.0, 1.0, 2.0]), iter([8.0, 3.0, 4.0])
+    assert alternate((lambda: next(ours), lambda: next(peer)), 2, warm_up=True) == [[1.0, 2.0], [3.0, 4.0]]
+
+
 def test_an_answer_appends_its_line_to_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = harness.Options(runs=5, seconds=1.0, json_path=tmp_path / "results.jsonl", data_directory=tmp_path)
     harness.answer(LATENCY, ours=lambda: 1.0, peer=lambda: 1.0, options=options)
