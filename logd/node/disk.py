@@ -77,7 +77,7 @@ class Disk:
     def __init__(self, doorbell: Doorbell) -> None:
         self._doorbell = doorbell
         self._completions: deque[Completion] = deque()
-        self._rounds: queue.SimpleQueue[RoundWork | None] = queue.SimpleQueue()
+        self._rounds: queue.SimpleQueue[tuple[Stage, RoundWork] | None] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[JobWork | None] = queue.SimpleQueue()
         self._threads = (
             threading.Thread(target=self._write_rounds, name="logd-writer", daemon=True),
@@ -89,8 +89,15 @@ class Disk:
             thread.start()
 
     def submit_round(self, work: RoundWork) -> None:
-        """Have a round written; completions DURABLE and WRITTEN follow, or one with an error."""
-        self._rounds.put(work)
+        """Have a round written; a completion DURABLE follows."""
+        self._rounds.put((Stage.DURABLE, work))
+
+    def submit_settling(self, work: RoundWork) -> None:
+        """Have a durable round brought to its segments, rounds in order; a completion WRITTEN follows.
+
+        It is asked for when the answers have left, and behind the next round if there is one: no promise waits for it.
+        """
+        self._rounds.put((Stage.WRITTEN, work))
 
     def submit_job(self, work: JobWork) -> None:
         """Have a job run; a completion DONE follows."""
@@ -112,15 +119,15 @@ class Disk:
                 await trio.to_thread.run_sync(thread.join)
 
     def _write_rounds(self) -> None:
-        while (work := self._rounds.get()) is not None:
-            if self._attempt(Stage.DURABLE, work, work.write):
-                self._attempt(Stage.WRITTEN, work, work.settle)
+        while (item := self._rounds.get()) is not None:
+            stage, work = item
+            self._attempt(stage, work, work.write if stage is Stage.DURABLE else work.settle)
 
     def _run_jobs(self) -> None:
         while (work := self._jobs.get()) is not None:
             self._attempt(Stage.DONE, work, work.run)
 
-    def _attempt(self, stage: Stage, subject: object, act: Callable[[], None]) -> bool:
+    def _attempt(self, stage: Stage, subject: object, act: Callable[[], None]) -> None:
         error = None
         try:
             act()
@@ -128,4 +135,3 @@ class Disk:
             error = caught
         self._completions.append(Completion(stage, subject, error))
         self._doorbell.ring()
-        return error is None
