@@ -71,6 +71,13 @@ class Server:
         """Event and values of each line that was logged."""
         return [line.split(" server ", 1)[1] for line in self._lines.getvalue().splitlines()]
 
+    def failures(self) -> list[str]:
+        """The lines about defects; whoever asks expects them."""
+        lines = self.lines
+        self._lines.truncate(0)
+        self._lines.seek(0)
+        return lines
+
     def change(self, **changes: Any) -> None:
         """Change options or limits, by name."""
         limits = {name: changes.pop(name) for name in list(changes) if hasattr(self.options.limits, name)}
