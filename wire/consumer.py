@@ -22,6 +22,7 @@ from wire.errors import (
     CorruptBatch,
     InvalidRequest,
     LogdError,
+    Overloaded,
     TopicNotFound,
 )
 from wire.messages import Delivery, Message, ReportDamage, Subscribe, Subscribed
@@ -72,6 +73,7 @@ class _Lane:
         "position",
         "previous",
         "request_id",
+        "retry_at",
         "session",
         "subscribe_offset",
     )
@@ -82,11 +84,11 @@ class _Lane:
         # difference is in `batches` and `deliveries`.
         self.position = offset
         self.subscribe_offset = offset
-        # What came, in order; `Subscribed` stands where another subscription begins.
-        self.deliveries: deque[Delivery | Subscribed] = deque()
+        self.deliveries: deque[Delivery] = deque()
         # The rest of the delivery that is being handed out.
         self.batches: Iterator[memoryview] = iter(())
-        # The batch before, to compare the next one with, and whether a seam between subscriptions lies between them.
+        # The batch before, to compare the next one with, and whether a seam between deliveries lies between them. A
+        # delivery begins at an offset: the batches without records that stand just before it may be left out.
         self.previous: BatchHeader | None = None
         self.is_seam = True
         # Where the delivery ends that is being handed out.
@@ -98,9 +100,10 @@ class _Lane:
         self.high_watermark = 0
         # Where to stop, if the consumer does not follow; known with the first answer.
         self.end_offset: float | None = None
+        # Why it has no subscription, since when, and when to try again, by the event loop's clock in seconds.
         self.failure: LogdError | None = None
-        # By the event loop's clock, in seconds.
         self.failed_since = math.inf
+        self.retry_at = 0.0
         # Whether it stands in the consumer's line of lanes that have something.
         self.in_line = False
 
@@ -289,9 +292,12 @@ class Consumer:
                 raise await self._on_damage(lane, damage) from damage
             if all(lane.is_finished for lane in self._lanes.values()):
                 return None
-            if self._lapsed:
-                await self._mend(self._lapsed[0])
-            else:
+            now = anyio.current_time()
+            due = next((lane for lane in self._lapsed if lane.retry_at <= now), None)
+            if due is not None:
+                await self._mend(due)
+                continue
+            with anyio.CancelScope(deadline=min((lane.retry_at for lane in self._lapsed), default=math.inf)):
                 await self._wake.wait()
                 self._wake = anyio.Event()
 
@@ -306,9 +312,7 @@ class Consumer:
                 if not lane.deliveries:
                     break
                 delivery = lane.deliveries.popleft()
-                if isinstance(delivery, Subscribed):
-                    lane.is_seam = True
-                    continue
+                lane.is_seam = True
                 lane.delivery_end = delivery.next_offset
                 lane.batches = split_batches(delivery.batches)
                 self._give_credit(lane, len(delivery.batches))
@@ -365,7 +369,6 @@ class Consumer:
                 lane.in_line = True
                 self._line.append(lane)
         elif isinstance(outcome, Subscribed):
-            lane.deliveries.append(outcome)
             lane.high_watermark = outcome.high_watermark
             lane.failure = None
             lane.failed_since = math.inf
@@ -374,7 +377,7 @@ class Consumer:
                 lane.end_offset = math.inf if self._follow else outcome.high_watermark
         elif isinstance(outcome, LogdError):
             lane.session = lane.request_id = None
-            lane.failure = outcome
+            self._fail(lane, outcome)
             if not lane.is_finished:
                 self._lapsed.append(lane)
         self._wake.set()
@@ -384,26 +387,37 @@ class Consumer:
             lane.session.forget(lane.request_id)
         lane.session = lane.request_id = None
 
+    def _fail(self, lane: _Lane, failure: LogdError) -> None:
+        now = anyio.current_time()
+        lane.failure = failure
+        lane.failed_since = min(lane.failed_since, now)
+        lane.retry_at = now + self._backoff.next_seconds() if failure.retriable else now
+
     async def _mend(self, lane: _Lane) -> None:
         """Subscribe again, or raise what is in the way of it."""
         if lane.is_finished:
             self._lapsed.remove(lane)
             return
         failure, lane.failure = lane.failure, None
-        if failure is not None:
-            now = anyio.current_time()
-            lane.failed_since = min(lane.failed_since, now)
-            if not failure.retriable or now - lane.failed_since > RECOVERY_SECONDS_MAX:
-                # Iterating again tries again.
-                lane.failed_since = math.inf
-                raise again(failure)
-            await anyio.sleep(self._backoff.next_seconds())
+        if failure is not None and not (failure.retriable and self._may_wait(lane, failure)):
+            # Iterating again tries again.
+            lane.failed_since = math.inf
+            raise again(failure)
         try:
             self._subscribe(lane, await self._client.session())
         except LogdError as error:
-            lane.failure = error
+            self._fail(lane, error)
         else:
             self._lapsed.remove(lane)
+
+    def _may_wait(self, lane: _Lane, failure: LogdError) -> bool:
+        # More partitions than a connection may have subscriptions: its turn comes when another one is finished.
+        waits_for_others = (
+            isinstance(failure, Overloaded)
+            and not self._follow
+            and any(other.session is not None for other in self._lanes.values())
+        )
+        return waits_for_others or anyio.current_time() - lane.failed_since <= RECOVERY_SECONDS_MAX
 
     async def _on_damage(self, lane: _Lane, error: CorruptBatch) -> CorruptBatch:
         """Tell the node, and stand before the damage; returns the error to raise."""

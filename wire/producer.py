@@ -31,6 +31,7 @@ from wire.errors import (
     ConnectionLost,
     InvalidRequest,
     LogdError,
+    NotYetAvailable,
     OutcomeUnknown,
     Overloaded,
     RecordTooLarge,
@@ -39,7 +40,7 @@ from wire.errors import (
     TopicNotFound,
     UnknownProducer,
 )
-from wire.messages import Message, Produce, Produced
+from wire.messages import Message, Produce, Produced, ProducerInitialized
 from wire.record import HEADER_BYTES, PRODUCER_PART, PayloadBuilder, partition_for_key
 from wire.types import Acks, Codec, Durability
 
@@ -54,6 +55,8 @@ BATCH_RECORDS_MAX_DEFAULT: Final = 10_000
 BUFFER_BYTES_MAX_DEFAULT: Final = 32 << 20
 # How long a batch is tried before it fails: longer than any restart or election takes.
 DELIVERY_SECONDS_MAX_DEFAULT: Final = 120.0
+# The answer to a question that the node itself has to make durable.
+_IDENTITY_SECONDS_MAX: Final = 10.0
 # How often the age of batches is looked at.
 _EXPIRY_INTERVAL_SECONDS: Final = 1.0
 # `send` lets other tasks run after so many records, if it did not have to wait meanwhile: about half a millisecond.
@@ -772,9 +775,14 @@ class Producer:
                     lane.failure = error
                     lane.retry_at = anyio.current_time() + self._pause_seconds(lane, error)
 
+    async def _new_identity(self) -> ProducerInitialized:
+        with anyio.move_on_after(_IDENTITY_SECONDS_MAX):
+            return await self._client.init_producer(self._name)
+        raise NotYetAvailable(f"no new identity within {_IDENTITY_SECONDS_MAX:g} s")
+
     async def _mend_lane(self, session: Session, lane: _Lane) -> None:
         if lane.producer_id is None:
-            identity = await self._client.init_producer(self._name)
+            identity = await self._new_identity()
             lane.producer_id, lane.producer_epoch = identity.producer_id, identity.producer_epoch
             lane.next_sequence = 0
             for batch in lane.in_flight:

@@ -182,3 +182,10 @@ async def test_many_consumers_share_one_connection(client: wire.Client, topic: s
         for _ in range(30):
             group.start_soon(consume)
     assert read == [list(range(200))] * 30
+
+
+async def test_more_partitions_than_subscriptions_are_read_in_turns(client: wire.Client, topic: str) -> None:
+    await fill(client, topic, 140, partitions=70)
+    with anyio.fail_after(60):
+        async with wire.Consumer(client, topic, follow=False) as consumer:
+            assert sorted(values([record async for record in consumer])) == list(range(140))

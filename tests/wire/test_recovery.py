@@ -497,6 +497,10 @@ async def test_control_batches_are_passed_over(reference: ReferenceServer, refer
     await reference_client.produce("t", 0, wire.encode_batch([(b"20", None, 0, None)]))
     log.append(control_batch(ControlKind.NO_OP, timestamp_ms=0), 0)
     async with wire.Consumer(reference_client, "t", follow=False) as consumer:
+        reference.delivery_bytes_max = 1  # a delivery for each batch, which begins behind the control batches
+        assert [record.value async for record in consumer] == numbers(21)
+    reference.delivery_bytes_max = 1 << 20
+    async with wire.Consumer(reference_client, "t", follow=False) as consumer:
         assert [record.value async for record in consumer] == numbers(21)
     async with wire.Consumer(reference_client, "t", start=20, follow=False) as consumer:
         assert [record.value async for record in consumer] == [b"20"]
