@@ -2,7 +2,7 @@
 
 For: the service, through `logd.service.ports`. Must not know: connections, or how a round is made. The one idea: a
 write goes to the actor, a read goes straight to the log's files, and both see the same two numbers: the high watermark,
-and how far the segments are written.
+which says what may be read, and how far the segments are written, which a read waits for.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ class NodePartition:
         self._actor.propose(self._group, Proposal(batch, header, acks, expected_offset, reply))
 
     def bounds(self) -> Bounds:
-        """The readable range: committed, and written to where it is read from."""
+        """The readable range. What is committed and not in its segment yet counts: a read of it waits a moment."""
         log = self._log()
         high_watermark = self._actor.driver.high_watermark(self._group)
         if high_watermark is None:
@@ -48,13 +48,16 @@ class NodePartition:
             if lost:
                 raise CorruptBatch(lost, {"group": self._group})
             raise NotYetAvailable("no commit in the current term is known yet", {"delay_seconds": 0.05})
-        return Bounds(log.log_start_offset, min(high_watermark, log.written_next_offset))
+        return Bounds(log.log_start_offset, high_watermark)
 
     async def read(self, offset: int, bytes_max: int) -> Slice:
         """Read within the readable range: from memory if it is there, else in a thread."""
         bounds = self.bounds()
         if offset >= bounds.high_watermark:
             return Slice(b"", offset)
+        # Whoever was told an offset finds it: the answer to a produce may be faster than the segment.
+        while self._log().written_next_offset <= offset:
+            await self._actor.wait_arrival(self._group)
         plan = self._log().plan_read(offset, bounds.high_watermark, bytes_max)
         result = plan.run(nowait=True)
         if result is None:
@@ -71,7 +74,7 @@ class NodePartition:
 
     async def wait_beyond(self, offset: int) -> None:
         """Wait until a record at `offset` is readable; raises what `bounds` raises."""
-        while self.bounds().high_watermark <= offset:
+        while min(self.bounds().high_watermark, self._log().written_next_offset) <= offset:
             await self._actor.wait_arrival(self._group)
 
     async def offset_at(self, timestamp_ms: int) -> int:
