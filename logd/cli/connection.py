@@ -155,13 +155,20 @@ async def connected_to(connection: Connection) -> AsyncIterator["wire.Client"]:
         key=connection.tls_key,
         cluster_name=connection.cluster_name,
     )
+    try:
+        connecting = wire.Client(list(connection.servers), tls=tls)
+    except ConnectionFailed as error:
+        # Nothing was tried yet: it can only be the addresses.
+        raise ConfigurationProblem(
+            f"{error} ({connection.origins['server']})", {"problems": [str(error)]}, hint="--server HOST[:PORT][,…]"
+        ) from error
     seconds = connection.timeout_seconds
     is_connected = False
     # The scope is left after the client, as it was entered before it; only its deadline ends with the connecting.
     with anyio.CancelScope(deadline=anyio.current_time() + seconds) as scope:
         async with contextlib.AsyncExitStack() as stack:
             try:
-                client = await stack.enter_async_context(wire.Client(list(connection.servers), tls=tls))
+                client = await stack.enter_async_context(connecting)
             except ConnectionFailed as error:
                 raise _told_apart(error) from error
             is_connected = True

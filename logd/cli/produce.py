@@ -40,6 +40,8 @@ RECORD_OVERHEAD_BYTES: Final = 512
 _COMPRESSION_LOSS_SHIFT: Final = 7
 # How long what was accepted may take to be acknowledged after Ctrl-C, before it is given up.
 STOP_SECONDS_MAX: Final = 10.0
+# Longer than any start of a node takes; a person begins to wonder.
+STALL_SECONDS: Final = 5.0
 # More partitions than this are summed up in one line; `--output json` names all.
 PARTITIONS_SHOWN_MAX: Final = 8
 
@@ -346,6 +348,7 @@ class _Sending:
     async def run(self, out: output.Output) -> LogdError | None:
         """Send everything and wait until it is acknowledged; returns what stopped it."""
         begin = time.perf_counter()
+        self._interruption.group.start_soon(self._tell_stalls, out)
         try:
             return await self._run(out)
         finally:
@@ -461,6 +464,18 @@ class _Sending:
         if self.producer.statistics.records_failed:
             # More of the input would only make more to fail; flushing says why.
             await self.producer.flush()
+
+    async def _tell_stalls(self, out: output.Output) -> None:
+        """Where no moving line shows it, say that the node does not answer: the producer itself goes on trying."""
+        import anyio  # noqa: PLC0415
+
+        acknowledged = 0
+        while True:
+            await anyio.sleep(STALL_SECONDS)
+            before, acknowledged = acknowledged, self.producer.statistics.records_acknowledged
+            if acknowledged == before and self._records_waiting() and not self._interruption.shows_progress:
+                waiting = output.count_text(self._records_waiting(), "record")
+                out.note(f"no acknowledgement for {STALL_SECONDS:g} s, {waiting} waiting; trying on")
 
     # --- counting ---
 

@@ -57,6 +57,8 @@ def line(sample: Sample, records_per_second: float, bytes_per_second: float) -> 
     ]
     if sample.lag_records is not None:
         parts.append(f"lag {sample.lag_records:,}")
+    if sample.lag_records and not records_per_second:
+        parts.append("waiting for the node")
     return "  ".join(parts)
 
 

@@ -33,6 +33,7 @@ def run(
     `translate` makes an error of a room below (which knows no exit codes) one of ours, or returns None.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     try:
         outcome = command.main(args=words, prog_name=program, standalone_mode=False)
         code = int(outcome) if isinstance(outcome, int) else Exit.OK
@@ -113,6 +114,17 @@ def _say(text: str) -> None:
     # Where nobody can hear it there is nothing to say; the exit code still tells.
     with contextlib.suppress(OSError, ValueError):
         click.echo(text, err=True)
+
+
+def _open_streams() -> None:
+    """Where whoever started us left a stream closed, put one that leads nowhere, before a file takes its number."""
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
 @contextlib.contextmanager

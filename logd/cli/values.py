@@ -120,7 +120,8 @@ class _PairType(click.ParamType):  # type: ignore[type-arg]  # as above
         if isinstance(value, tuple):
             return value
         name, equals, rest = str(value).partition("=")
-        if not equals or not name:
+        # Bytes that are no text arrive as lone surrogates; a value may hold them, a name may not.
+        if not equals or not name or (not name.isascii() and name != name.encode(errors="ignore").decode()):
             self.fail(f"{value!r}: expected name=value", param, ctx)
         return name, rest
 

@@ -29,6 +29,11 @@ def test_the_line_has_rates_and_lag(lag: int | None, ending: str) -> None:
     assert text.endswith(ending)
 
 
+def test_a_line_that_stands_still_says_why() -> None:
+    assert line(sample(7), 0.0, 0.0).endswith("lag 5  waiting for the node")
+    assert "waiting" not in line(Sample(7, 0, 0), 0.0, 0.0)
+
+
 # --- where records went -----------------------------------------------------------------------------------------------
 
 

@@ -28,7 +28,8 @@ class Node:
     def __init__(self, server: ReferenceServer, directory: Path) -> None:
         self.server = server
         self.directory = directory
-        self._environment = {
+        self.program = "from logd.cli.logctl import main; main()"
+        self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("LOGCTL_", "XDG_"))},
             "HOME": str(directory),
             "PYTHONWARNINGS": "error",
@@ -36,9 +37,9 @@ class Node:
         }
 
     def start(self, *words: str, **attributes: Any) -> subprocess.Popen[bytes]:
-        program = [sys.executable, "-c", "from logd.cli.logctl import main; main()"]
+        program = [sys.executable, "-c", self.program]
         streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **attributes}
-        return subprocess.Popen([*program, *words], cwd=self.directory, env=self._environment, **streams)
+        return subprocess.Popen([*program, *words], cwd=self.directory, env=self.environment, **streams)
 
     def call(self, *words: str, given: bytes = b"") -> tuple[int, bytes, str]:
         process = self.start(*words)
@@ -274,6 +275,39 @@ def test_a_part_of_every_partition(node: Node, words: list[str]) -> None:
     assert (code, err) == (0, "")
     wanted = {"-1": [2], "2": [2], "1": [1, 2]}.get(words[1] if words[0] == "--from" else "", [0, 1])
     assert sorted(map(int, out.split())) == sorted(wanted * 2)
+
+
+def test_a_node_that_does_not_answer_is_told(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = node.topic("stalled")
+
+    def keep_silent(message: Message) -> None:
+        if isinstance(message, Produce):
+            raise Silence
+
+    node.server.interfere = keep_silent
+    program = "import logd.cli.produce as p; p.STALL_SECONDS = 0.1; from logd.cli.logctl import main; main()"
+    monkeypatch.setattr(node, "program", program)
+    produce = node.start("produce", topic, "--value", "x")
+    assert "1 record waiting; trying on" in read_line(produce.stderr, lambda line: "no acknowledgement" in line)
+    produce.kill()
+    produce.communicate()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+def test_streams_that_are_closed_are_no_defect(node: Node, closed: str) -> None:
+    code = f"{sys.executable} -c 'from logd.cli.logctl import main; main()' topic list {closed}"
+    done = subprocess.run(
+        ["sh", "-c", code], cwd=node.directory, env=node.environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("server", ["a:b", "127.0.0.1:0", "x y", ","])
+def test_what_is_no_address_is_told(node: Node, server: str) -> None:
+    code, _, err = node.call("ping", "--server", server)
+    assert code == 78
+    assert "--server HOST[:PORT]" in err
 
 
 def test_no_node_is_an_error_of_its_own(node: Node) -> None:
