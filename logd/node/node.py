@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 import trio
+from trio_util import move_on_when, periodic
 
 from logd.config import Config
 from logd.meta.state import META_GROUP, MetaState
@@ -289,15 +290,8 @@ class Node:
         await self._stop.wait()
         self._log.info("stopping", node=self.config.node.name)
         with trio.move_on_after(self.config.shutdown.drain_seconds) as patience:
-            async with trio.open_nursery() as nursery:
-
-                async def watch_for_haste() -> None:
-                    await self._stop_at_once.wait()
-                    nursery.cancel_scope.cancel()
-
-                nursery.start_soon(watch_for_haste)
+            async with move_on_when(self._stop_at_once.wait):
                 await gate.drain()
-                nursery.cancel_scope.cancel()
         if patience.cancelled_caught:
             self._log.warning("drain_timed_out", requests=gate.requests)
 
@@ -305,8 +299,7 @@ class Node:
 
     async def _retain(self, actor: RaftActor) -> None:
         """Look, now and then, at what retention may give up."""
-        while True:
-            await trio.sleep(self.config.topics.retention_check_seconds)
+        async for _ in periodic(self.config.topics.retention_check_seconds):
             now_ms = actor.driver.clock.now_ms(read_clock())
             for group, (topic, _partition) in actor.driver.meta.groups().items():
                 log = actor.store.groups.get(group)
@@ -321,8 +314,7 @@ class Node:
                     actor.propose_retention(group, boundary)
 
     async def _report(self) -> None:
-        while True:
-            await trio.sleep(REPORT_SECONDS)
+        async for _ in periodic(REPORT_SECONDS):
             self._server_log.report()
 
 
