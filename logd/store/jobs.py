@@ -5,10 +5,12 @@ when the job was made and touches no shared memory; `apply`, on the owner's thre
 result known. Between the two the owner may go on.
 """
 
+import contextlib
 import errno
+from collections.abc import Iterator
 from typing import Protocol
 
-from logd.store.files import File
+from logd.store.files import File, FileSystem
 
 
 class Job(Protocol):
@@ -34,11 +36,24 @@ class Barrier:
         """Nothing."""
 
 
-def sync(file: File) -> None:
-    """Sync, where ENOSPC has a meaning of its own (`SpaceJob`): a failed sync must never pass for a full disk."""
+@contextlib.contextmanager
+def _never_a_full_disk() -> Iterator[None]:
+    """A failed sync is final: where ENOSPC has a meaning of its own (`SpaceJob`), it must not look like that."""
     try:
-        file.sync()
+        yield
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         raise OSError(errno.EIO, "a sync failed for want of space", error.filename) from error
+
+
+def sync(file: File) -> None:
+    """Sync a file; a failure is never ENOSPC."""
+    with _never_a_full_disk():
+        file.sync()
+
+
+def sync_directory(files: FileSystem, path: str) -> None:
+    """Sync a directory; a failure is never ENOSPC."""
+    with _never_a_full_disk():
+        files.sync_directory(path)

@@ -32,7 +32,7 @@ from logd.store.format import (
     encode_start,
 )
 from logd.store.index import cut_entries, floor_by_index, index_path, is_current, load_entries, read_index_file
-from logd.store.jobs import Barrier, Job, sync
+from logd.store.jobs import Barrier, Job, sync, sync_directory
 from logd.store.read import Read, ReadByIndex, ReadByOffset, ReadByTime, SegmentSource, batch_headers
 from logd.store.retention import retention_boundary
 from logd.store.segment import Segment, create_segment_file, walk_headers
@@ -509,7 +509,7 @@ class RollJob(SpaceJob):
     def _run(self) -> None:
         self._allocated = self._affordable(self._wanted, self._needed)
         self._file = create_segment_file(self._context, self._path, self._header, self._allocated)
-        self._context.files.sync_directory(self.log.directory)
+        sync_directory(self._context.files, self.log.directory)
 
     def _apply(self) -> None:
         log = self.log
@@ -610,4 +610,4 @@ def write_start_file(context: Context, directory: str, path: str, content: bytes
         sync(file)
     finally:
         file.close()
-    files.sync_directory(directory)
+    sync_directory(files, directory)

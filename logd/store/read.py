@@ -308,7 +308,7 @@ class ReadByIndex(_Range):
                 break
         finder = _Finder(self._context, self._segments, nowait=nowait)
         try:
-            return self._walk(finder, finder.by_index(index), index, end, 0, 1 << 64)
+            return self._walk(finder, finder.by_index(index), index, end, -1, 1 << 64)
         except WouldBlock:
             return None
         except Unreadable as error:

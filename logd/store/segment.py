@@ -21,6 +21,7 @@ from logd.store.format import (
     decode_segment_header,
     encode_segment_header,
 )
+from logd.store.jobs import sync
 from logd.store.open_files import Borrowed
 from wire.record import HEADER_BYTES, LENGTH_FIELD_BYTES, BatchHeader, decode_header, header_chain_holds
 
@@ -113,7 +114,7 @@ def create_segment_file(context: Context, path: str, header: SegmentHeader, allo
         file.pwritev([encode_segment_header(header)], 0)
         if allocated > SEGMENT_HEADER_BYTES:
             file.allocate(0, allocated)
-        file.sync()
+        sync(file)
     except OSError:
         file.close()
         files.unlink(path)

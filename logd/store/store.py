@@ -29,7 +29,7 @@ from logd.store.format import (
 )
 from logd.store.housekeeping import CheckpointJob, SyncJob
 from logd.store.index import IndexCache
-from logd.store.jobs import Job
+from logd.store.jobs import Job, sync_directory
 from logd.store.journal import Journal, JournalFile, is_begun, journal_numbers, open_journal_file
 from logd.store.layout import (
     GROUPS_DIRECTORY,
@@ -286,9 +286,9 @@ class _CreateGroupJob:
         # No journal names this directory: it is of a replica that was removed, or of an attempt that failed.
         if files.exists(directory):
             remove_directory(files, directory)
-            files.sync_directory(layout.groups)
+            sync_directory(files, layout.groups)
         files.mkdir(directory)
-        files.sync_directory(layout.groups)
+        sync_directory(files, layout.groups)
         write_start_file(context, directory, layout.start(self._group, self._start.index), self._content)
 
     def apply(self) -> None:
