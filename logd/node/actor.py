@@ -160,8 +160,6 @@ class RaftActor:
         self._log = log
         self._after_answers = after_answers
         self._round: Round | None = None
-        # Durable rounds that are not handed over yet to be brought to their segments: empty between two steps.
-        self._settling: deque[Round] = deque()
         # The groups of each round that is not written to its segments yet, in order.
         self._groups_of_rounds: deque[set[int]] = deque()
         self._stuck: Sequence[RoundEntry] | None = None
@@ -210,11 +208,11 @@ class RaftActor:
         self._carry_out(self.driver.take_effects())
         answers = self.driver.take_answers()
         for answer in answers:
+            if type(answer.outcome) is TopicRemoved:
+                self._dismiss(answer.outcome.topic.groups)
             answer.reply(answer.outcome)
         if answers:
             self._after_answers()
-        while self._settling:
-            self._disk.submit_settling(self._settling.popleft())
         self._tidy()
         # A round that is stuck is not to be overtaken by the empty one: its batches would be lost, and answered for.
         is_idle = self._round is None and self._stuck is None and not self._groups_of_rounds
@@ -290,7 +288,6 @@ class RaftActor:
             case Stage.DURABLE:
                 subject.apply_durable()
                 self._round = None
-                self._settling.append(subject)
                 if self.driver.on_durable():
                     self._changes.unpark_all()
                 self._ask_for_space()
@@ -446,11 +443,13 @@ class RaftActor:
         self._doorbell.ring()
         await reply.happened.wait()
         assert reply.outcome is not None
-        if isinstance(reply.outcome, TopicRemoved):
-            for group in reply.outcome.topic.groups:
-                if group in self._arrivals:
-                    self._arrivals.pop(group).unpark_all()
         return reply.outcome
+
+    def _dismiss(self, groups: Sequence[int]) -> None:
+        """Nothing more arrives in these groups: whoever waits looks again, and learns that they are gone."""
+        for group in groups:
+            if group in self._arrivals:
+                self._arrivals.pop(group).unpark_all()
 
     def propose_retention(self, group: int, before: LogEnd) -> None:
         """Let a group decide that its log begins after `before` from now on."""

@@ -265,7 +265,7 @@ class Session:
             self._is_in_event = False
             count += 1
             if count % EVENTS_AT_ONCE_MAX == 0 or (type(event) is Requested and type(event.message) in _LONG_ANSWERS):
-                self._hand_on()
+                # Nothing is handed on yet: what came together goes into one round.
                 await trio.lowlevel.checkpoint()
 
     def _hand_on(self) -> None:

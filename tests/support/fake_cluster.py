@@ -55,7 +55,9 @@ class FakePartition:
         self, batch: bytes, header: BatchHeader, acks: Acks, expected_offset: int | None, reply: ProduceReply
     ) -> None:
         assert header == check_produced(batch)
-        if acks is Acks.NONE:
+        if self.error is not None:
+            reply(self.error)
+        elif acks is Acks.NONE:
             reply(Produced(0, 0, 0, b"", Durability.NONE, ()))
             self.append(batch)
         elif self.holds:
