@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PYTHON_IN_VENV := $(BIN)/python
 INSTALLED := $(VENV)/.installed
 SOURCES := wire logd tests bench docs
+# Of some 700 boundaries; each takes a second.
+EVERY := 4
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -85,6 +87,9 @@ tests: $(INSTALLED) ## the test suite; ARGS="-k name -x" goes to pytest
 check-long: $(INSTALLED) ## what `make check` leaves out because it takes minutes (CI runs both)
 	@echo "long tests: pytest"
 	@$(BIN)/pytest -q -m long --timeout 1200 $(ARGS)
+	@echo "kill -9 before a system call that changes the disk, one of every $(EVERY)"
+	@if command -v strace >/dev/null; then $(PYTHON_IN_VENV) -m tests.e2e.boundaries --all --every $(EVERY); \
+		else echo "skipped: strace is not installed"; fi
 
 ##@ Measure it
 
