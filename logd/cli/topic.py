@@ -12,6 +12,7 @@ from logd.cli.errors import NotConfirmed
 from logd.cli.options import connection_options, output_options
 from logd.cli.topics import complete_topics
 from logd.cli.values import PAIR, whole_number
+from logd.service.configuration import TOPIC_SETTINGS
 from wire.errors import TopicNotFound
 
 if TYPE_CHECKING:
@@ -33,7 +34,12 @@ def _configuration(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return dict(pairs)
 
 
-@command.command("create")
+_SETTINGS_HELP: Final = "\b\nSettings:\n" + "\n".join(
+    f"  {setting.key:<18} {setting.meaning.replace('`', '')}" for setting in TOPIC_SETTINGS
+)
+
+
+@command.command("create", epilog=_SETTINGS_HELP)
 @click.argument("topic")
 @click.option(
     "--partitions",
@@ -123,7 +129,7 @@ def _records(partition: "PartitionDescription") -> int:
     return partition.high_watermark - partition.log_start_offset
 
 
-@command.command("describe")
+@command.command("describe", short_help="Describe TOPIC: its partitions, offsets and settings.")
 @click.argument("topic", shell_complete=complete_topics)
 @connection_options
 @output_options
@@ -174,7 +180,7 @@ def _document(topic: "TopicDescription") -> dict[str, Any]:
     }
 
 
-@command.command("alter")
+@command.command("alter", epilog=_SETTINGS_HELP)
 @click.argument("topic", shell_complete=complete_topics)
 @click.option(
     "--partitions", type=whole_number(1, _COUNT_MAX), metavar="N", help="Raise the number of partitions to this."
