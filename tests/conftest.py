@@ -1,4 +1,4 @@
-"""Which event loop an asynchronous test runs on.
+"""How all tests are run: which event loop an asynchronous one runs on, and how hypothesis tries.
 
 A test runs on Trio, as the daemon does, unless it is marked `anyio`: then AnyIO's own plugin runs it on each backend
 that its `anyio_backend` fixture names. The two plugins would otherwise both take every such test (`trio_mode`).
@@ -7,6 +7,11 @@ that its `anyio_backend` fixture names. The two plugins would otherwise both tak
 import inspect
 
 import pytest
+from hypothesis import settings
+
+# The same examples on every run, and no verdict by the clock: the machine may be busy with something else.
+settings.register_profile("logd", deadline=None, derandomize=True)
+settings.load_profile("logd")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

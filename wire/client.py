@@ -125,7 +125,7 @@ class Session:
         self._open: dict[int, _Open] = {}
         self._subscriptions = 0
         self._bytes_in_flight = 0
-        self._waiting_for_room: deque[Callable[[], None]] = deque()
+        self._waiting_for_room: deque[Callable[[], bool]] = deque()
         self._scope = anyio.CancelScope()
 
     @property
@@ -141,11 +141,14 @@ class Session:
             and self._bytes_in_flight < self.limits.bytes_in_flight_max
         )
 
-    def call_when_room(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called once, in its turn, when there may be room, or when the session has ended."""
+    def call_when_room(self, callback: Callable[[], bool]) -> None:
+        """Have `callback` called once, in its turn, when there is room, or when the session has ended.
+
+        It returns whether it takes the room; if not, the next is asked.
+        """
         self._waiting_for_room.append(callback)
 
-    def forget_room(self, callback: Callable[[], None]) -> None:
+    def forget_room(self, callback: Callable[[], bool]) -> None:
         """Whoever gave `callback` does not want the room any more; it goes to the next."""
         try:
             self._waiting_for_room.remove(callback)
@@ -153,8 +156,9 @@ class Session:
             self._offer_room()
 
     def _offer_room(self) -> None:
-        if self._waiting_for_room and (self.error is not None or self.has_room()):
-            self._waiting_for_room.popleft()()
+        while self._waiting_for_room and self.has_room():
+            if self._waiting_for_room.popleft()():
+                return
 
     def send(self, message: Message, sink: Sink, headers: Headers | None = None) -> int:
         """Send a request; `sink` gets its answer. Returns its id. Never waits.
@@ -553,11 +557,16 @@ async def _wait_for_room(session: Session) -> None:
     if not session.is_open:
         return
     event = anyio.Event()
-    session.call_when_room(event.set)
+
+    def take() -> bool:
+        event.set()
+        return True
+
+    session.call_when_room(take)
     try:
         await event.wait()
     except BaseException:
-        session.forget_room(event.set)
+        session.forget_room(take)
         raise
 
 

@@ -270,10 +270,11 @@ class Producer:
 
     Arguments: `client`; `topic`, which must exist; `acks`, when a record counts as acknowledged; `linger_seconds`, how
     long a record waits for company before its batch is sent (0: until the next time other tasks run);
-    `batch_bytes_max` and `batch_records_max`, when a batch is sent without waiting; `codec`, how batches are
-    compressed; `buffer_bytes_max`, the bound on what is taken and not acknowledged; `idempotent`, whether what may or
-    may not have arrived is sent again, and appended once; `name`, to be the same producer after a restart and fence off
-    an older one of this name; `delivery_seconds_max`, how long a batch is tried before it fails.
+    `batch_bytes_max` and `batch_records_max`, when a batch is sent without waiting (a larger record has one of its
+    own); `codec`, how batches are compressed; `buffer_bytes_max`, the bound on what is taken and not acknowledged;
+    `idempotent`, whether what may or may not have arrived is sent again, and appended once; `name`, to be the same
+    producer after a restart and fence off an older one of this name; `delivery_seconds_max`, how long a batch is tried
+    before it fails.
 
     A record goes to the partition that is named, or that its key belongs to; without either, one partition at a time
     gets a batch. Records of one partition are appended in the order of the calls. What fails for good fails together
@@ -327,7 +328,9 @@ class Producer:
         self._is_idempotent = idempotent
         self._name = name
         self._delivery_seconds_max = delivery_seconds_max
+        # What a batch is closed at, and what a record may have that gets a batch of its own.
         self._rows_bytes_max = 0
+        self._record_bytes_max = 0
         self._is_open = False
         self._lanes: list[_Lane] = []
         # Where records without a key or a partition go until its batch is closed.
@@ -362,10 +365,9 @@ class Producer:
         if self._lanes:
             raise ClientClosed("a producer can be entered once")
         description = await self._client.describe_topic(self.topic)
-        limit = min(self._batch_bytes_max, self._client.limits.batch_bytes_max) - HEADER_BYTES
-        if self._codec is not Codec.NONE:
-            limit -= (limit >> _ZSTD_EXPANSION_SHIFT) + _ZSTD_FRAME_BYTES
-        self._rows_bytes_max = limit - PayloadBuilder.ARRAY_HEADER_BYTES_MAX
+        batch_bytes_max = self._client.limits.batch_bytes_max
+        self._rows_bytes_max = self._room_for_rows(min(self._batch_bytes_max, batch_bytes_max))
+        self._record_bytes_max = min(self._room_for_rows(batch_bytes_max), self._buffer_bytes_max)
         if self._rows_bytes_max <= 0 or self._buffer_bytes_max < self._rows_bytes_max:
             raise InvalidRequest("buffer_bytes_max must hold a batch, and batch_bytes_max more than a header")
         chance = self._client.chance
@@ -381,6 +383,12 @@ class Producer:
         self._is_open = True
         self._client.spawn(self._run)
         return self
+
+    def _room_for_rows(self, batch_bytes: int) -> int:
+        room = batch_bytes - HEADER_BYTES - PayloadBuilder.ARRAY_HEADER_BYTES_MAX
+        if self._codec is not Codec.NONE:
+            room -= (room >> _ZSTD_EXPANSION_SHIFT) + _ZSTD_FRAME_BYTES
+        return room
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -467,8 +475,8 @@ class Producer:
         row_bytes = len(row)
         rows_bytes = batch.rows_bytes + row_bytes
         buffered_bytes = self._buffered_bytes + row_bytes
-        if rows_bytes > self._rows_bytes_max or buffered_bytes > self._buffer_bytes_max or not self._is_open:
-            self._make_way(lane, row_bytes)
+        is_tight = rows_bytes > self._rows_bytes_max or buffered_bytes > self._buffer_bytes_max or not self._is_open
+        if is_tight and self._make_way(lane, row_bytes):
             return self.send_nowait(value, key, headers, partition, timestamp_ms)
         builder.add(row, timestamp_ms)
         position = batch.records
@@ -477,7 +485,7 @@ class Producer:
         batch.records = position + 1
         batch.rows_bytes = rows_bytes
         self._buffered_bytes = buffered_bytes
-        if position + 1 >= self._batch_records_max:
+        if position + 1 >= self._batch_records_max or rows_bytes >= self._rows_bytes_max:
             self._close(lane)
             self._flow(lane)
         return Acknowledgement(batch, position)
@@ -487,22 +495,28 @@ class Producer:
             raise TopicNotFound(f"topic {self.topic!r} has no partition {partition}")
         return self._lanes[partition]
 
-    def _make_way(self, lane: _Lane, row_bytes: int) -> None:
-        """Close the batch that is too full for a record, or say why the record cannot be taken."""
+    def _make_way(self, lane: _Lane, row_bytes: int) -> bool:
+        """Say why a record cannot be taken, or close the batch that is too full for it.
+
+        False if it gets a batch of its own, being larger than what batches are closed at.
+        """
         if not self._is_open:
             raise ClientClosed("the producer is not open: use it as `async with Producer(…) as producer`")
-        if row_bytes > self._rows_bytes_max:
+        if row_bytes > self._record_bytes_max:
             raise RecordTooLarge(
-                f"a record of {row_bytes} bytes, where a batch holds at most {self._rows_bytes_max}",
-                {"record_bytes": row_bytes, "record_bytes_max": self._rows_bytes_max},
+                f"a record of {row_bytes} bytes, where a batch holds at most {self._record_bytes_max}",
+                {"record_bytes": row_bytes, "record_bytes_max": self._record_bytes_max},
             )
         if self._buffered_bytes + row_bytes > self._buffer_bytes_max:
             raise BufferFull(
                 f"{self._buffered_bytes} bytes await their acknowledgement, of {self._buffer_bytes_max}",
                 {"buffered_bytes": self._buffered_bytes, "buffer_bytes_max": self._buffer_bytes_max},
             )
+        if lane.open is None:
+            return False
         self._close(lane)
         self._flow(lane)
+        return True
 
     async def send(
         self,
@@ -621,11 +635,13 @@ class Producer:
             lane.next_sequence += batch.records
             self._transmit(session, batch)
 
-    def _on_room(self) -> None:
+    def _on_room(self) -> bool:
         self._room_asked = None
+        sent = self._batches_sent
         for lane in self._lanes:
             if lane.ready:
                 self._flow(lane)
+        return self._batches_sent > sent
 
     def _need(self, lane: _Lane) -> None:
         self._needy[lane] = None

@@ -139,7 +139,7 @@ def test_what_is_wrong_with_a_record_is_told_by_its_acknowledgement(client: bloc
     with blocking.Producer(client, topic, batch_bytes_max=1000) as producer:
         with pytest.raises(TypeError):
             producer.send("text")  # type: ignore[arg-type]  # that is the claim
-        too_large = producer.send(bytes(2000))
+        too_large = producer.send(bytes(client.limits.batch_bytes_max))
         nowhere = producer.send(b"", partition=9)
         with pytest.raises(RecordTooLarge):
             too_large.wait()

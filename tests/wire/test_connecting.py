@@ -456,6 +456,19 @@ async def test_requests_beyond_the_servers_limits_wait_their_turn(certificates: 
                 group.cancel_scope.cancel()
 
 
+async def test_room_that_a_producer_does_not_need_goes_to_the_next(certificates: Path, tls: wire.Tls) -> None:
+    async with running_reference(certificates, Limits(requests_in_flight_max=1)) as reference:  # noqa: SIM117  # one after the other reads better
+        async with wire.Client(f"127.0.0.1:{reference.port}", tls=tls) as client:
+            await client.create_topic("t", partitions=4)
+            with anyio.fail_after(10):
+                async with wire.Producer(client, "t", batch_records_max=1) as producer:  # noqa: SIM117  # one after the other reads better
+                    async with anyio.create_task_group() as group:
+                        for number in range(40):
+                            producer.send_nowait(b"x", partition=number % 4)
+                            group.start_soon(client.ping)
+            assert sum(reference.log("t", number).high_watermark for number in range(4)) == 40
+
+
 async def test_renewed_certificates_serve_from_the_next_connection_on(tmp_path: Path, tls: wire.Tls) -> None:
     own = tmp_path / "own"
     files = wire.Tls(ca=str(own / "ca.crt"), certificate=str(own / "user.crt"), key=str(own / "user.key"))

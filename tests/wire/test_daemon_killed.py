@@ -30,7 +30,7 @@ def test_what_was_acknowledged_before_a_kill_is_read_after_it(own_daemon: Daemon
     def consume(client: blocking.Client) -> None:
         with blocking.Consumer(client, "t") as consumer:
             for record in consumer:
-                seen.append(record)  # noqa: PERF401  # each as it comes, for the moment when it stops
+                seen.append(record)
                 if record.value == b"end":
                     return
 
@@ -41,7 +41,8 @@ def test_what_was_acknowledged_before_a_kill_is_read_after_it(own_daemon: Daemon
         with blocking.Producer(client, "t", batch_records_max=50, linger_seconds=0.001) as producer:
             for kill in range(KILLS):
                 for number in range(RECORDS_BETWEEN_KILLS):
-                    sent.append(producer.send(b"%d" % (kill * RECORDS_BETWEEN_KILLS + number)))
+                    record = producer.send(b"%d" % (kill * RECORDS_BETWEEN_KILLS + number))
+                    sent.append(record)
                 own_daemon.kill()
                 own_daemon.start(server.address)
             sent.append(producer.send(b"end"))

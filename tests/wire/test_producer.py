@@ -211,12 +211,22 @@ async def test_a_cancelled_send_passes_its_turn_on(client: wire.Client, topic: s
 
 async def test_a_record_beyond_the_largest_batch_is_refused(client: wire.Client, topic: str) -> None:
     await client.create_topic(topic, partitions=1)
-    async with wire.Producer(client, topic, batch_bytes_max=10_000) as producer:
+    async with wire.Producer(client, topic) as producer:
         with pytest.raises(RecordTooLarge) as caught:
-            producer.send_nowait(b"x" * 10_000)
+            producer.send_nowait(bytes(client.limits.batch_bytes_max))
         assert caught.value.details["record_bytes"] > caught.value.details["record_bytes_max"]
-        largest = caught.value.details["record_bytes_max"] - 7
-        assert (await producer.send_nowait(b"x" * largest)).offset == 0
+        largest = caught.value.details["record_bytes_max"] - 9
+        assert (await producer.send_nowait(bytes(largest))).offset == 0
+
+
+async def test_a_large_record_gets_a_batch_of_its_own(client: wire.Client, topic: str) -> None:
+    await client.create_topic(topic, partitions=1)
+    async with wire.Producer(client, topic, batch_bytes_max=1000) as producer:
+        for size in (10, 20_000, 10, 10, 30_000, 30_000):
+            producer.send_nowait(bytes(size))
+    async with wire.Consumer(client, topic, follow=False) as consumer:
+        sizes = [[len(record.value or b"") for record in batch.records] async for batch in consumer.batches()]
+    assert sizes == [[10], [20_000], [10, 10], [30_000], [30_000]]
 
 
 @pytest.mark.parametrize("codec", list(Codec))
