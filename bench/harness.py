@@ -26,6 +26,10 @@ RUNS_MIN = 5
 
 RESULT_KEYS = ("question", "ours", "peer", "peer_name", "ratio", "unit", "runs", "bar", "met")
 
+# Others leave a machine alone when they use no more than this of its cores, over a moment of this length.
+QUIET_CORES_MAX = 0.1
+QUIET_SECONDS = 0.3
+
 # File systems that keep files in memory: an fsync on them costs nothing, so a figure taken there is a lie.
 MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 
@@ -226,6 +230,30 @@ def process_cpu_seconds(process_id: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def busy_cpu_seconds() -> float:
+    """Processor time that everything on this machine has used so far, in seconds, waiting for disks not counted."""
+    with open("/proc/stat", encoding="utf-8") as file:
+        user, nice, system, _idle, _disk, *interrupts = map(int, file.readline().split()[1:9])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+def own_cpu_seconds() -> float:
+    """Processor time of this process and of the servers that it started and that are running, in seconds."""
+    children = Path("/proc/self/task").glob("*/children")
+    started = [int(word) for path in children for word in path.read_text(encoding="utf-8").split()]
+    return sum(map(process_cpu_seconds, [os.getpid(), *started]))
+
+
+def wait_until_quiet(seconds_max: float) -> None:
+    """Wait until others leave the processors alone for a moment, at most `seconds_max`; then go on regardless."""
+    deadline = time.monotonic() + seconds_max
+    while time.monotonic() < deadline:
+        busy = busy_cpu_seconds() - own_cpu_seconds()
+        time.sleep(QUIET_SECONDS)
+        if busy_cpu_seconds() - own_cpu_seconds() - busy <= QUIET_CORES_MAX * QUIET_SECONDS:
+            return
+
+
 @dataclass(slots=True)
 class CpuShare:
     """How busy client and server were while something was measured, in cores (2.0 = two cores busy throughout)."""
@@ -259,21 +287,26 @@ class Options:
     seconds: float
     json_path: Path | None
     data_directory: Path
+    # How long each run may wait for other programs to become quiet.
+    quiet_seconds: float = 0.0
 
 
 def parse_options(description: str, arguments: Sequence[str] | None = None, *, seconds: float = 1.5) -> Options:
-    """Parse `--runs --seconds --json --data-dir`; `seconds` is the default length of one run of one side."""
+    """Parse `--runs --seconds --json --data-dir --quiet`; `seconds` is the default length of one run of one side."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=RUNS_MIN, help=f"runs of each side, at least {RUNS_MIN}")
     parser.add_argument("--seconds", type=float, default=seconds, help="length of one run of one side")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append one result object per line to FILE")
     parser.add_argument("--data-dir", type=Path, default=default_data_directory(), help="where data goes; a real disk")
+    parser.add_argument(
+        "--quiet", type=float, default=0.0, metavar="SECONDS", help="before a run, wait so long for others to be quiet"
+    )
     given = parser.parse_args(arguments)
     if given.runs < RUNS_MIN:
         parser.error(f"--runs {given.runs}: a median needs at least {RUNS_MIN}")
     if not 0 < given.seconds <= 600:
         parser.error(f"--seconds {given.seconds}: expected more than 0 and at most 600")
-    return Options(given.runs, given.seconds, given.json, given.data_dir)
+    return Options(given.runs, given.seconds, given.json, given.data_dir, given.quiet)
 
 
 def print_machine(data_directory: Path, *, facts: Mapping[str, str] | None = None) -> None:
@@ -284,7 +317,7 @@ def print_machine(data_directory: Path, *, facts: Mapping[str, str] | None = Non
 
 def print_method(question: Question) -> None:
     """Print what is asked and how it is measured, before the first run."""
-    print(f"\n{question.name}  (bar {question.bar}, peer: {question.peer_name}; load {os.getloadavg()[0]:.1f})")
+    print(f"\n{question.name}  (bar {question.bar}, peer: {question.peer_name})")
     for line in question.method.strip().splitlines():
         print(f"    {line.strip()}")
 
@@ -304,7 +337,7 @@ def print_result(result: Result, ours: Sequence[float], peer: Sequence[float]) -
 
 def print_aside(label: str, side: Side, question: Question, options: Options) -> None:
     """Measure and print a figure that stands beside an answer: another way to do the same, without bar or JSON line."""
-    (figures,) = alternate((side,), options.runs, settle=sync_disks)
+    (figures,) = alternate((side,), options.runs, settle=settle(options))
     print(f"  beside it, {label}: {figure_text(statistics.median(figures))} {question.unit}")
     print(f"                ({figure_text(min(figures))} … {figure_text(max(figures))})")
     sys.stdout.flush()
@@ -317,12 +350,40 @@ def append_json(path: Path | None, result: Result) -> None:
             file.write(result.as_json() + "\n")
 
 
+def settle(options: Options) -> Callable[[], None]:
+    """What is done before each run."""
+
+    def act() -> None:
+        sync_disks()
+        wait_until_quiet(options.quiet_seconds)
+
+    return act
+
+
+def beside_others(side: Side, others: list[float]) -> Side:
+    """The same side; each run adds to `others` how many cores other programs used meanwhile."""
+
+    def run() -> float:
+        start, before = time.perf_counter(), busy_cpu_seconds() - own_cpu_seconds()
+        figure = side()
+        used = busy_cpu_seconds() - own_cpu_seconds() - before
+        others.append(max(0.0, used / (time.perf_counter() - start)))
+        return figure
+
+    return run
+
+
 def answer(question: Question, *, ours: Side, peer: Side, options: Options) -> Result:
     """Measure both sides in turn, print and store the result, return it."""
     print_method(question)
-    our_figures, peer_figures = alternate((ours, peer), options.runs, settle=sync_disks, warm_up=True)
+    others: list[float] = []
+    our_figures, peer_figures = alternate(
+        (beside_others(ours, others), beside_others(peer, others)), options.runs, settle=settle(options), warm_up=True
+    )
     result = summarize(question, our_figures, peer_figures)
     print_result(result, our_figures, peer_figures)
+    print(f"  meanwhile other programs used {statistics.median(others):.2f} cores (median over the runs)")
+    sys.stdout.flush()
     append_json(options.json_path, result)
     return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -159,3 +160,39 @@ def test_the_machine_is_described_in_full(tmp_path: Path) -> None:
 )
 def test_a_figure_is_printed_without_false_digits(figure: float, text: str) -> None:
     assert harness.figure_text(figure) == text
+
+
+def test_what_the_servers_of_a_benchmark_use_is_its_own_and_not_others() -> None:
+    own_before, busy_before = harness.own_cpu_seconds(), harness.busy_cpu_seconds()
+    assert 0 < own_before <= busy_before
+    assert harness.own_cpu_seconds() >= own_before
+
+
+def test_a_run_tells_how_much_others_used_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, own = iter([10.0, 17.0]), iter([4.0, 6.0])
+    monkeypatch.setattr(harness, "busy_cpu_seconds", lambda: next(busy))
+    monkeypatch.setattr(harness, "own_cpu_seconds", lambda: next(own))
+    clock = iter([100.0, 110.0])
+    monkeypatch.setattr(harness, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    others: list[float] = []
+    assert harness.beside_others(lambda: 3.0, others)() == 3.0
+    assert others == [0.5]
+
+
+def test_a_run_waits_for_quiet_and_goes_on_when_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Others use a whole core for two moments, and nothing in the third; time passes only while somebody sleeps.
+    now = 0.0
+    busy = iter([0.0, 0.3, 0.3, 0.6, 0.6, 0.6])
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(harness, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    monkeypatch.setattr(harness, "own_cpu_seconds", lambda: 0.0)
+    monkeypatch.setattr(harness, "busy_cpu_seconds", lambda: next(busy))
+    harness.wait_until_quiet(10.0)
+    assert now == pytest.approx(3 * harness.QUIET_SECONDS)
+    monkeypatch.setattr(harness, "busy_cpu_seconds", lambda: 2 * now)
+    harness.wait_until_quiet(9.5 * harness.QUIET_SECONDS)
+    assert now == pytest.approx(13 * harness.QUIET_SECONDS)
