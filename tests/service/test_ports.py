@@ -145,6 +145,8 @@ async def test_a_read_gives_whole_batches_and_one_at_least(any_cluster: Cluster)
     partition = await make_orders(any_cluster)
     for _ in range(5):
         await produce(any_cluster, partition, batch_of(value=bytes(1_000)))
+    # What was just acknowledged may come with the next read.
+    await partition.wait_beyond(4)
     for bytes_max, next_offset in ((0, 1), (1, 1), (3_500, 2), (1 << 20, 5)):
         read = await partition.read(0, bytes_max)
         headers = [decode_header(view) for view in split_batches(read.batches)]
