@@ -16,7 +16,6 @@ from typing import Final, NamedTuple, Protocol
 
 import trio
 
-
 # How long a durable round waits for the next one to go ahead of it on its way to the segments. No promise waits for the
 # segments, so the next write comes first, and so do the answers, which want the interpreter at the same moment; a lone
 # reader at the end of a log waits this much longer for a record.

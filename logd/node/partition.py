@@ -16,7 +16,7 @@ from logd.replica.driver import Proposal
 from logd.service.ports import Bounds, PartitionSize, ProduceReply, Slice
 from logd.store.errors import ReadOutdated
 from logd.store.log import Log
-from wire.errors import CorruptBatch, NotLeader, NotYetAvailable, TopicNotFound
+from wire.errors import CorruptBatch, NotLeader, NotYetAvailable, OffsetOutOfRange, TopicNotFound
 from wire.record import BatchHeader, check_alone, split_batches
 from wire.types import Acks
 
@@ -52,25 +52,33 @@ class NodePartition:
 
     async def read(self, offset: int, bytes_max: int) -> Slice:
         """Read within the readable range: from memory if it is there, else in a thread."""
-        bounds = self.bounds()
-        if offset >= bounds.high_watermark:
-            return Slice(b"", offset)
-        # Whoever was told an offset finds it: the answer to a produce may be faster than the segment.
-        while self._log().written_next_offset <= offset:
-            await self._actor.wait_arrival(self._group)
-        plan = self._log().plan_read(offset, bounds.high_watermark, bytes_max)
-        result = plan.run(nowait=True)
-        if result is None:
+        while True:
+            bounds = self.bounds()
+            if offset < bounds.log_start_offset:
+                # Retention was faster. What is there now must not be taken for what was asked for.
+                raise OffsetOutOfRange(
+                    f"offset {offset} is not in [{bounds.log_start_offset}, {bounds.high_watermark}]",
+                    {**bounds._asdict(), "offset": offset},
+                )
+            if offset >= bounds.high_watermark:
+                return Slice(b"", offset)
+            log = self._log()
+            if log.written_next_offset <= offset:
+                # Whoever was told an offset finds it: the answer to a produce may be faster than the segment.
+                await self._actor.wait_arrival(self._group)
+                continue
+            plan = log.plan_read(offset, bounds.high_watermark, bytes_max)
+            result = plan.run(nowait=True)
+            if result is not None:
+                # A read from memory takes no time that anybody waits for, but readers must not starve the others.
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return Slice(result.batches, result.next_offset)
             try:
                 result = await trio.to_thread.run_sync(plan.run, limiter=self._reads)
             except ReadOutdated:
-                # Retention was faster: the bounds have moved, which the next look at them tells.
-                return await self.read(max(offset, self.bounds().log_start_offset), bytes_max)
-        else:
-            # A read from memory takes no time that anybody waits for, but readers must not starve the others.
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        assert result is not None
-        return Slice(result.batches, result.next_offset)
+                continue  # retention or a truncation gave the segment up: look at the bounds again
+            assert result is not None
+            return Slice(result.batches, result.next_offset)
 
     async def wait_beyond(self, offset: int) -> None:
         """Wait until a record at `offset` is readable; raises what `bounds` raises."""
@@ -79,9 +87,13 @@ class NodePartition:
 
     async def offset_at(self, timestamp_ms: int) -> int:
         """Look a time up in the indexes."""
-        log = self._log()
-        found = await trio.to_thread.run_sync(log.offset_at(timestamp_ms).run, limiter=self._reads)
-        return log.written_next_offset if found is None else found
+        while True:
+            log = self._log()
+            try:
+                found = await trio.to_thread.run_sync(log.offset_at(timestamp_ms).run, limiter=self._reads)
+            except ReadOutdated:
+                continue  # as in `read`
+            return log.written_next_offset if found is None else found
 
     async def confirm_damage(self, base_offset: int, next_offset: int) -> bool:
         """Read a reported range from the disk and verify every batch in it."""
