@@ -13,10 +13,14 @@ from tests.support.fake_files import FakeFileSystem
 def fill_the_journal(store: Store) -> None:
     """Append without syncing a single segment, as if the disk were too slow for it, until no round can be made."""
     log = store.groups[1]
-    with pytest.raises(JournalFull):
+
+    def append_for_ever() -> None:
         while True:
             do(store.journal.spare_job())
             append(store, 1, [make_batch(log.end, value_bytes=8 << 10)])
+
+    with pytest.raises(JournalFull):
+        append_for_ever()
 
 
 def test_a_journal_that_filled_up_goes_on_once_its_oldest_file_is_clean() -> None:
