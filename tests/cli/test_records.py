@@ -335,7 +335,7 @@ def test_topics_complete(node: Node) -> None:
         [sys.executable, "-c", "import sys; sys.argv = ['logctl']; from logd.cli.logctl import main; main()"],
         cwd=node.directory,
         env={
-            "HOME": str(node.directory),
+            **node.environment,
             "_LOGCTL_COMPLETE": "bash_complete",
             "COMP_WORDS": f"logctl consume --server 127.0.0.1:{node.server.port} completa",
             "COMP_CWORD": "4",

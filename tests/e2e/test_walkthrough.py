@@ -25,6 +25,8 @@ CHAPTERS = sorted((ROOT / "tests" / "golden" / "walkthrough").glob("*.txt"))
 OPERATORS = {"|", "||", "&&", ";", "&", "(", ")", "<", ">", ">>", "<(", ">(", "|&"}
 
 
+# Dozens of processes one after the other: seconds on an idle machine, minutes on a busy one.
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.stem)
 def test_the_walkthrough_comes_back_as_it_is_written(chapter: Path, tmp_path: Path) -> None:
     written = chapter.read_text()
