@@ -191,6 +191,8 @@ async def _serve(config: "Config", certificates: str | None) -> None:
 
     def on_ready(ready: Ready) -> None:
         address = str(Address(ready.host, ready.port))
+        if certificates is not None:
+            _leave_address(address, certificates)
         # The one line on standard output: whoever started the node with port 0 learns from it where it is.
         with contextlib.suppress(OSError):
             click.echo(f"ready address={address}")
@@ -214,10 +216,14 @@ async def _stop_on_signals(node: "Node", task_status: "trio.TaskStatus[None]") -
             node.stop()
 
 
-def _welcome(address: str, certificates: str, data_directory: str) -> None:
-    """Tell a person what to try, and `logctl` in this directory where the node is."""
+def _leave_address(address: str, certificates: str) -> None:
+    """Tell `logctl` in this directory where the node is. Before anybody is told that it is ready."""
     with open(os.path.join(certificates, ADDRESS_FILE), "w", encoding="utf-8") as file:
         file.write(address + "\n")
+
+
+def _welcome(address: str, certificates: str, data_directory: str) -> None:
+    """Tell a person what to try."""
     ca, certificate, key = (
         shlex.quote(os.path.abspath(os.path.join(certificates, name))) for name in ("ca.crt", "user.crt", "user.key")
     )
