@@ -91,7 +91,6 @@ class SettingType(enum.StrEnum):
     SIZE = "size"
     COUNT = "count"
     DURATION = "duration"
-    BOOLEAN = "boolean"
     NAME = "name"
     PATH = "path"
     ADDRESS = "address"
@@ -121,10 +120,6 @@ def _count(minimum: int, maximum: int, meaning: str) -> _Rule:
 
 def _duration(minimum: float, maximum: float, meaning: str, *, optional: bool = False) -> _Rule:
     return _Rule(SettingType.DURATION, meaning, minimum, maximum, optional=optional)
-
-
-def _boolean(meaning: str) -> _Rule:
-    return _Rule(SettingType.BOOLEAN, meaning)
 
 
 def _name(meaning: str) -> _Rule:
@@ -315,9 +310,6 @@ class TopicsSettings(Section, frozen=True, kw_only=True):
     retention_check_seconds: Annotated[
         float, _duration(0.1, DAY, "Time between two looks at what retention may remove; far below any useful age.")
     ] = 30.0
-    auto_create: Annotated[
-        bool, _boolean("Whether producing to an unknown topic makes it; off, for a typing error should be an error.")
-    ] = False
 
 
 class ProducersSettings(Section, frozen=True, kw_only=True):
@@ -476,7 +468,8 @@ class Given:
 
 
 # A development node lives on somebody's laptop: it takes little room and leaves little behind.
-_DEVELOPMENT_DISK_RESERVE_BYTES = 4 * MIB
+# Not less than a journal file: a start on a full disk may have to make one.
+_DEVELOPMENT_DISK_RESERVE_BYTES = 16 * MIB
 _DEVELOPMENT_JOURNAL_FILE_BYTES = 16 * MIB
 _DEVELOPMENT_JOURNAL_FILES_MAX = 4
 
@@ -758,14 +751,6 @@ def _parse_duration(_setting: Setting, written: _Written) -> float:
     raise ValueError
 
 
-def _parse_boolean(_setting: Setting, written: _Written) -> bool:
-    if isinstance(written.value, bool):
-        return written.value
-    if written.textual and isinstance(written.value, str) and written.value.lower() in ("true", "false"):
-        return written.value.lower() == "true"
-    raise ValueError
-
-
 def _parse_name(_setting: Setting, written: _Written) -> str:
     if isinstance(written.value, str) and is_name(written.value):
         return written.value
@@ -794,7 +779,6 @@ _PARSERS: dict[SettingType, Callable[[Setting, _Written], Value]] = {
     SettingType.SIZE: _parse_size,
     SettingType.COUNT: _parse_count,
     SettingType.DURATION: _parse_duration,
-    SettingType.BOOLEAN: _parse_boolean,
     SettingType.NAME: _parse_name,
     SettingType.PATH: _parse_path,
     SettingType.ADDRESS: _parse_address,
@@ -930,7 +914,6 @@ def _expected(setting: Setting) -> str:
         text = "one of " + ", ".join(setting.choices)
     elif setting.minimum is None or setting.maximum is None:
         text = {
-            SettingType.BOOLEAN: "true or false",
             SettingType.NAME: "a name of a-z, 0-9, '.', '_', '-', at most 63, the first a letter or digit",
             SettingType.PATH: "a path",
             SettingType.ADDRESS: "host:port",

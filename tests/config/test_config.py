@@ -103,7 +103,7 @@ def test_every_setting_can_be_set_in_each_of_the_three_places(file: Path) -> Non
     lines: dict[str, list[str]] = {}
     for setting in settings_table():
         section, name = setting.key.split(".")
-        bare = setting.type in (SettingType.COUNT, SettingType.BOOLEAN)
+        bare = setting.type is SettingType.COUNT
         lines.setdefault(section, []).append(f"{name} = {written[setting.key] if bare else repr(written[setting.key])}")
     file.write_text("\n".join(f"[{section}]\n" + "\n".join(keys) for section, keys in lines.items()))
 
@@ -244,9 +244,6 @@ WRONG_VALUES = [
     ("listen.handshake_seconds", "'10'", 'got "10" (a number needs no quotes) (from FILE)'),
     ("listen.handshake_seconds", "'1y'", 'got "1y" (units are ms, s, min, h, d) (from FILE)'),
     ("listen.handshake_seconds", "9" * 400, "got a number of hundreds of digits (from FILE)"),
-    # boolean
-    ("topics.auto_create", "1", "topics.auto_create: expected true or false, got 1 (from FILE)"),
-    ("topics.auto_create", "'true'", 'got "true" (from FILE)'),
     # name
     ("node.name", "'Logd 0'", "node.name: expected a name of a-z, 0-9, '.', '_', '-', at most 63"),
     ("node.name", "''", 'got "" (from FILE)'),
@@ -300,7 +297,6 @@ def test_a_wrong_value_in_the_file_is_told_with_its_key_what_was_expected_and_wh
         ("LOGD_STORE_SEGMENT_BYTES_MAX", "lots", "store.segment_bytes_max: expected an integer in [1 MiB, 1 TiB]"),
         ("LOGD_STORE_READERS", "", 'store.readers: expected an integer in [1, 64], got ""'),
         ("LOGD_STORE_READERS", "1e1", 'got "1e1"'),
-        ("LOGD_TOPICS_AUTO_CREATE", "yes", 'topics.auto_create: expected true or false, got "yes"'),
         ("LOGD_LISTEN_IDLE_SECONDS", "-5", 'listen.idle_seconds: expected a duration in [0 s, 365 d], got "-5"'),
         ("LOGD_NODE_NAME", "\udcff\x1b[2J", 'got "\\udcff\\x1b[2J"'),
     ],
@@ -322,7 +318,7 @@ def test_a_wrong_flag_is_named_as_the_user_knows_it() -> None:
 def test_all_problems_are_told_at_once(file: Path) -> None:
     file.write_text("[store]\nreaders = 0\n[log]\nlevel = 'loud'\n")
 
-    problems = problems_of(file, {"LOGD_TOPICS_AUTO_CREATE": "si"}, {"node.name": "?"})
+    problems = problems_of(file, {"LOGD_TOPICS_PARTITIONS_MAX": "si"}, {"node.name": "?"})
 
     assert [problem.partition(":")[0] for problem in problems] == [
         "node.name",
@@ -331,7 +327,7 @@ def test_all_problems_are_told_at_once(file: Path) -> None:
         "tls.certificate",
         "tls.key",
         "store.readers",
-        "topics.auto_create",
+        "topics.partitions_max",
         "log.level",
     ]
 
