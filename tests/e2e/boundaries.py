@@ -53,7 +53,6 @@ CALLS_OF_THREAD: Final = {
     "opening": CALLS,
     "recovery": CALLS,
 }
-RESTART_SECONDS_MAX: Final = 5.0
 VISIT_SECONDS_MAX: Final = 60.0
 SETTINGS: Final = {
     **SMALL,
@@ -118,7 +117,6 @@ async def live(node: LogdProcess, ledger: Ledger) -> bool:
 async def check(node: LogdProcess, ledger: Ledger) -> None:
     """The node starts again, holds what it acknowledged, and takes more."""
     await trio.to_thread.run_sync(node.start)
-    assert node.ready_seconds < RESTART_SECONDS_MAX, f"ready after {node.ready_seconds:.1f} s"
     async with node.client() as client:
         await ledger.check(client)
         for topic in ledger.topics:
