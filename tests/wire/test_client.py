@@ -242,3 +242,13 @@ async def test_cancelling_the_block_closes_and_goes_on(server: Server) -> None:
             scope.cancel()
             await anyio.sleep_forever()
     assert scope.cancelled_caught
+
+
+async def test_a_defect_in_a_task_of_the_library_comes_out_as_it_is(server: Server) -> None:
+    async def defective() -> None:
+        raise ZeroDivisionError
+
+    with anyio.fail_after(10), pytest.raises(ZeroDivisionError):  # noqa: PT012  # leaving the block is what raises
+        async with wire.Client(server.address, tls=server.tls) as client:
+            client.spawn(defective)
+            await anyio.sleep_forever()

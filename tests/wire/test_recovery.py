@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -10,12 +11,16 @@ import anyio.lowlevel
 import pytest
 
 import wire
+import wire.client
+import wire.consumer
 import wire.producer
 from logd.security.tls import server_context
 from tests.support.reference_server import AfterwardsDrop, Drop, ReferenceServer, Silence
-from tests.support.servers import make_certificates
+from tests.support.servers import make_certificates, running_reference
+from wire.connection import Limits
 from wire.errors import (
     ClientClosed,
+    ConnectionFailed,
     ConnectionLost,
     CorruptBatch,
     DiskFull,
@@ -30,7 +35,7 @@ from wire.errors import (
     TopicNotFound,
     UndecodableBatch,
 )
-from wire.messages import InitProducer, Message, Produce, Subscribe
+from wire.messages import InitProducer, Message, Ping, Produce, Subscribe
 from wire.record import ControlKind, Stamp, control_batch, decode_header, produced_batch, stamp
 
 pytestmark = pytest.mark.anyio
@@ -73,6 +78,13 @@ def values(reference: ReferenceServer, topic: str = "t", partition: int = 0) -> 
 
 def numbers(count: int) -> list[bytes]:
     return [b"%d" % number for number in range(count)]
+
+
+async def run_within(
+    scope: anyio.CancelScope, reference: ReferenceServer, *, task_status: anyio.abc.TaskStatus[None]
+) -> None:
+    with scope:
+        await reference.run(task_status=task_status)
 
 
 # --- the producer ---
@@ -256,12 +268,8 @@ async def test_a_server_that_comes_back_on_its_port_is_found(certificates: Any, 
     reference = ReferenceServer(server_context(make_certificates(certificates).node))
     scope = anyio.CancelScope()
 
-    async def run_until_cancelled(*, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with scope:
-            await reference.run(task_status=task_status)
-
     async with anyio.create_task_group() as group:
-        await group.start(run_until_cancelled)
+        await group.start(run_within, scope, reference)
         async with wire.Client(f"127.0.0.1:{reference.port}", tls=tls) as client:
             await client.create_topic("t")
         async with (
@@ -541,3 +549,58 @@ async def test_closing_the_client_ends_a_consumers_wait(reference: ReferenceServ
                 for _ in range(20):
                     await anyio.lowlevel.checkpoint()
     assert len(errors) == 1
+
+
+async def test_a_server_that_stays_away_is_told_to_producer_and_consumer_in_time(
+    certificates: Path, tls: wire.Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire.consumer, "RECOVERY_SECONDS_MAX", 0.01)
+    reference = ReferenceServer(server_context(make_certificates(certificates).node))
+    scope = anyio.CancelScope()
+    gone = (ConnectionFailed, ConnectionLost)
+    async with anyio.create_task_group() as group:
+        await group.start(run_within, scope, reference)
+        async with wire.Client(f"127.0.0.1:{reference.port}", tls=tls) as client:
+            await client.create_topic("t")
+            async with (
+                wire.Producer(client, "t", delivery_seconds_max=0.01) as producer,
+                wire.Consumer(client, "t") as consumer,
+            ):
+                await producer.send_nowait(b"x")
+                await anext(consumer)
+                scope.cancel()
+                with anyio.fail_after(20):
+                    for _ in range(2):
+                        with pytest.raises(gone):
+                            await producer.send_nowait(b"y")
+                        with pytest.raises(gone):
+                            await anext(consumer)
+                    with pytest.raises(gone):
+                        await client.ping()
+    assert values(reference) == [b"x"]
+
+
+async def test_a_request_that_is_cancelled_while_it_waits_for_room_gives_its_turn_away(
+    certificates: Path, tls: wire.Tls
+) -> None:
+    held = True
+
+    def interfere(message: Message) -> None:
+        if held and isinstance(message, Ping):
+            raise Silence
+
+    async with running_reference(certificates, Limits(requests_in_flight_max=1)) as reference:
+        reference.interfere = interfere
+        async with wire.Client(f"127.0.0.1:{reference.port}", tls=tls) as client:
+            session = client.session_nowait()
+            assert session is not None
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as group:
+                    for _ in range(3):
+                        group.start_soon(client.ping)
+                    while session.has_room():
+                        await anyio.lowlevel.checkpoint()
+                    await anyio.lowlevel.checkpoint()
+                    scope.cancel()
+            assert not session._waiting_for_room
+            assert not session.has_room()
