@@ -25,6 +25,7 @@ from logd.observability.logs import LimitedLogger, LineLimiter, get_logger
 from logd.raft.group import EntryId
 from logd.replica.clock import AppendClock, ClockReading
 from logd.replica.driver import Driver, DriverOptions, LogState, replay
+from logd.replica.producers import ProducerTable
 from logd.security.identity import Identity, IdentityError
 from logd.security.tls import SecurityError, TlsFiles, expiry_seconds, own_certificate, server_context
 from logd.server.door import Door
@@ -39,6 +40,7 @@ from logd.service.topics import TopicLimits, TopicService
 from logd.store.context import StoreOptions
 from logd.store.events import Event, IndexRebuilt, TornTail
 from logd.store.files import FileSystem, OsFileSystem
+from logd.store.format import LogEnd, Start, align
 from logd.store.log import Log
 from logd.store.store import Store
 from wire.connection import Limits
@@ -100,6 +102,9 @@ class Node:
         Raises SecurityError, StoreError, OSError (an address in use) before it serves, DiskFailed while it does.
         """
         context = self._tls()
+        # An address in use is found out before anything in the directory is touched.
+        for listener in await self._listen():
+            await listener.aclose()
         store = self._open_store()
         try:
             await self._run(context, store)
@@ -134,7 +139,8 @@ class Node:
             disk_reserve_bytes=config.store.disk_reserve_bytes,
             journal_file_bytes=config.journal.file_bytes,
             journal_files_max=config.journal.files_max,
-            round_bytes_max=config.journal.round_bytes_max,
+            # Whole blocks, as rounds are: else a batch of just the largest size would fit none.
+            round_bytes_max=align(config.journal.round_bytes_max),
         )
         store = Store.open(
             self._files,
@@ -225,7 +231,7 @@ class Node:
     ) -> None:
         config = self.config
         address = config.listen.client
-        sockets = await trio.open_tcp_listeners(address.port, host=address.host or None)
+        sockets = await self._listen()
         port: int = sockets[0].socket.getsockname()[1]
         cluster = NodeCluster(config.node.name, (address.host, port), actor, trio.CapacityLimiter(config.store.readers))
         # Whoever gets in finds every partition that was there before.
@@ -247,6 +253,13 @@ class Node:
         self._log.info("ready", address=f"{ready.host}:{port}", node=ready.node, cluster_id=ready.cluster_id.hex())
         if self._on_ready is not None:
             self._on_ready(ready)
+
+    async def _listen(self) -> list[trio.SocketListener]:
+        address = self.config.listen.client
+        try:
+            return await trio.open_tcp_listeners(address.port, host=address.host or None)
+        except OSError as error:
+            raise type(error)(error.errno, f"{error.strerror or error}: {address}") from error
 
     def _door(self, cluster: NodeCluster) -> Door:
         config = self.config
@@ -311,7 +324,11 @@ class Node:
                     now_ms, configuration.retention_bytes, None if seconds is None else int(seconds * 1000)
                 )
                 if boundary is not None:
-                    actor.propose_retention(group, boundary)
+                    # It reads a part of the log, so it is made where waiting for the disk keeps nobody else waiting.
+                    start = await trio.to_thread.run_sync(
+                        _start_after, actor.driver.new_producer_table(), log, boundary
+                    )
+                    actor.propose_retention(group, start)
 
     async def _report(self) -> None:
         async for _ in periodic(REPORT_SECONDS):
@@ -337,6 +354,25 @@ def _log_state(group: int, log: Log) -> LogState:
         hard_state=log.hard_state,
         lost=_what_is_lost(log),
         known_term=log.known_term,
+    )
+
+
+def _start_after(producers: ProducerTable, log: Log, before: LogEnd) -> Start:
+    """The start of a log that begins after `before`, with the producer table as it was there; reads the log."""
+    table_index, table = log.producers_checkpoint(before.index)
+    producers.restore(table)
+    for header in log.headers_from(table_index + 1):
+        if header.index > before.index:
+            break
+        producers.append(header)
+        producers.commit(header, header.index)
+    return log.start._replace(
+        index=before.index,
+        term=before.term,
+        offset=before.next_offset,
+        chain=before.chain,
+        append_timestamp=before.append_timestamp,
+        producers=producers.encode(),
     )
 
 
