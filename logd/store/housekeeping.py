@@ -105,9 +105,8 @@ class SyncJob:
                 segment.allocated = target.end_position
                 if segment.entries is not None:
                     self._context.index_cache.used(segment, segment.entries)
-            if segment.pin is not None and not journal.is_covered(segment):
-                segment.pin.release()
-                segment.pin = None
+            if not journal.is_covered(segment):
+                segment.unpin()
             if not segment.is_sealed:
                 self._store.want_checkpoint(segment.group)
         self._store.sync_job = None

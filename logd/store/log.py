@@ -300,6 +300,7 @@ class Log:
         """Give segments up: nobody opens them any more, and housekeeping unlinks them, lowest first."""
         for segment in segments:
             segment.is_retired = True
+            segment.unpin()
             self.context.garbage.add([segment.path, index_path(segment)])
             self.context.open_files.forget(segment)
 

@@ -41,8 +41,12 @@ class Garbage:
         self._directories.append(path)
 
     def spare(self, path: str) -> None:
-        """A file or directory of this name is about to be made anew, by a job that replaces what is there."""
-        self._paths = [kept for kept in self._paths if kept != path]
+        """A file or directory of this name is about to be made anew, by a job that replaces what is there.
+
+        With a directory goes all that is in it: the same names will mean other files.
+        """
+        below = f"{path}/"
+        self._paths = [kept for kept in self._paths if kept != path and not kept.startswith(below)]
         self._directories = [kept for kept in self._directories if kept != path]
 
     def take_job(self, context: Context) -> "GarbageJob | None":

@@ -310,6 +310,8 @@ class _LogWork:
 
     def apply_written(self) -> None:
         """Let readers see the batches. Owner's thread."""
+        for segment in self.voided:
+            segment.unpin()
         placed, log = self.placed, self.log
         if placed is None or log is None:
             return
@@ -554,4 +556,7 @@ def _prepare_start(store: "Store", work: _LogWork, entry: SetStart) -> bytes:
     if prepared is None or prepared[0] != start:
         raise WrongEntry(f"{work.name}: the start file was not written by a job")
     work.start = entry
+    if not keeps_suffix:
+        # What follows in this round would go behind the old end: it has to wait for the next.
+        work.segment = None
     return encode_entry(StartEntry(entry.group, start.end, start.topic_id, start.partition, prepared[1], keeps_suffix))

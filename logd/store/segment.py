@@ -89,6 +89,12 @@ class Segment:
     def __repr__(self) -> str:
         return f"<Segment {self.path} to {self.end_position}>"
 
+    def unpin(self) -> None:
+        """Nothing unsynced is left, or nobody needs it: the file may be closed. Owner's thread."""
+        if self.pin is not None:
+            self.pin.release()
+            self.pin = None
+
     @property
     def is_empty(self) -> bool:
         return self.end_position == SEGMENT_HEADER_BYTES

@@ -155,9 +155,7 @@ class Store:
         finally:
             for log in self.groups.values():
                 for segment in log.segments:
-                    if segment.pin is not None:
-                        segment.pin.release()
-                        segment.pin = None
+                    segment.unpin()
             self.context.open_files.close()
             self.journal.close()
             self._lock.release()
@@ -224,9 +222,7 @@ class Store:
         log.is_removed = True
         for segment in log.segments:
             segment.is_retired = True
-            if segment.pin is not None:
-                segment.pin.release()
-                segment.pin = None
+            segment.unpin()
             self.context.open_files.forget(segment)
         log.segments = ()
         self.context.garbage.add_directory(log.directory)

@@ -182,10 +182,11 @@ class Bench:
         self.round([SetStart(group, start, keeps_suffix)], after)
 
     def install_snapshot(self, group: int, ahead: int) -> None:
-        """Replace the log by one that starts further on."""
-        before = self.durable[group].end
-        far = self.make_batches(before, ahead, term=before.term + 1)[-1]
-        self.move_start(group, end_of(far), keeps_suffix=False)
+        """Replace the log by one that starts beyond its end or, if `ahead` is negative, within it on another chain."""
+        model = self.durable[group]
+        base = model.end_before(max(model.start.index + 1, model.end.index + 1 + min(ahead, 0)))
+        other = self.make_batches(base, max(ahead, 1), term=model.end.term + 1)[-1]
+        self.move_start(group, end_of(other), keeps_suffix=False)
 
     def housekeep(self) -> None:
         while (job := self.store.next_housekeeping()) is not None:

@@ -395,6 +395,25 @@ def test_a_removed_groups_directory_goes_and_the_group_may_come_again(
     assert stored(again) == joined(batches)
 
 
+def test_what_a_removed_group_gave_up_is_not_taken_from_the_one_that_follows(
+    store: Store, log: Log, files: FakeFileSystem
+) -> None:
+    batches = fill(store, 3)
+    end = end_of(batches[1])
+    start = log.start._replace(index=end.index, term=end.term, offset=end.next_offset, chain=end.chain)
+    do(log.prepare_start(start))
+    commit(store, [SetStart(1, start)])
+    # The old start file waits to be unlinked, and has the name of the new group's.
+    commit(store, [Remove(1)])
+    add_group(store, 1)
+    housekeep(store)
+
+    again = open_store(files.crash(None)).groups[1]
+
+    assert again.is_start_readable
+    assert again.start == new_start()
+
+
 # --- Reading --------------------------------------------------------------------------------------------------------
 
 
@@ -563,3 +582,21 @@ def test_rounds_go_on_while_jobs_of_every_kind_are_under_way(store: Store, log: 
         batches.append(batch)
 
     assert stored(log) == joined(batches)
+
+
+def test_no_file_stays_open_for_segments_that_were_given_up(files: FakeFileSystem) -> None:
+    opened = open_store(files)
+    log = add_group(opened, 1)
+    batches = fill(opened, 40)
+    append(opened, 1, make_batches(log.end, 3, value_bytes=1_000))
+    append(opened, 1, make_batches(end_of(batches[20]), 1))
+    boundary = log.retention_boundary(0, 0)
+    assert boundary is not None
+    start = log.start._replace(index=boundary.index, offset=boundary.next_offset, chain=boundary.chain)
+    do(log.prepare_start(start))
+    commit(opened, [SetStart(1, start)])
+    commit(opened, [Remove(1)])
+    housekeep(opened)
+
+    assert not opened.context.open_files._open
+    opened.close()

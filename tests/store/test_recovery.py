@@ -576,6 +576,64 @@ def test_a_snapshot_that_replaces_the_log_survives() -> None:
     assert store.groups[1].start.producers == b"producers of 10"
 
 
+def test_a_snapshot_that_replaces_a_longer_log_voids_all_of_it() -> None:
+    bench = with_batches()
+    bench.install_snapshot(1, -3)
+    assert bench.durable[1].end.index == 4
+
+    files = bench.files.crash(None)
+    store = open_store(files)
+
+    assert observed_store(store) == observed_model(bench.durable)
+    append(store, 1, [make_batch(store.groups[1].end)])
+    assert open_store(files.crash(None)).groups[1].end.index == 5
+
+
+def test_a_journal_file_is_needed_until_what_it_covers_is_synced() -> None:
+    bench = Bench(FakeFileSystem())
+    bench.create(1)
+    # Three files of rounds, and not one segment synced.
+    while bench.store.journal.current.number < 4:
+        do(bench.store.journal.spare_job())
+        bench.append(1, 1, value_bytes=3_000)
+
+    store = open_store(bench.files.crash(None))
+
+    assert observed_store(store) == observed_model(bench.durable)
+
+
+def test_segments_that_were_replaced_stay_away_when_their_journal_file_is_recycled() -> None:
+    bench = with_batches(1)
+    for _ in range(12):
+        bench.append(1, 3, value_bytes=400)
+        bench.housekeep()
+    bench.append(1, 1, index=4)
+    bench.create(2)
+    number = bench.store.journal.current.number
+    while bench.store.journal.first_needed_after_roll() <= number + 1:
+        bench.append(2, 1, value_bytes=3_000)
+        bench.housekeep()
+
+    store = open_store(bench.files.crash(None))
+
+    assert observed_store(store) == observed_model(bench.durable)
+    assert [event.path for event in events_of(store, TornTail) if event.path != SEGMENT] == []
+
+
+def test_a_torn_tail_is_cut() -> None:
+    bench = with_batches()
+    files = bench.files.kill()
+    end = bench.log(1).end_place.end_position
+    files.overwrite(SEGMENT, end, b"torn" * 100)
+
+    store = open_store(files)
+
+    assert files.tree(GROUP)[SEGMENT] == end
+    (event,) = events_of(store, TornTail)
+    assert isinstance(event, TornTail)
+    assert (event.path, event.position) == (SEGMENT, end)
+
+
 def test_a_batch_in_flight_is_found_when_the_next_round_replaces_it() -> None:
     bench = with_batches()
     first = bench.begin(*bench.append_entries(1, 3))

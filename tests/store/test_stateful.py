@@ -138,7 +138,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.bench.move_start(group, end, keeps_suffix=True)
 
     @precondition(quiet)
-    @rule(choice=GROUPS, ahead=st.integers(1, 5))
+    @rule(choice=GROUPS, ahead=st.integers(-8, 5))
     def install_snapshot(self, choice: int, ahead: int) -> None:
         group = self.pick(choice)
         if group is not None and self.bench.store.can_write_round():
