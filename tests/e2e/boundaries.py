@@ -20,6 +20,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -258,6 +259,7 @@ async def visit_all(directory: Path, wanted: Sequence[Boundary], every: int = 1)
         except (Exception, ExceptionGroup) as error:  # noqa: BLE001  # whatever it is, the others are visited too
             kept = directory / f"failed-{len(failures)}"
             place.rename(kept)
+            (kept / "why.txt").write_text(traceback.format_exc())
             failures.append(f"{boundary}: {type(error).__name__}: {error} (see {kept})")
             say(failures[-1])
         shutil.rmtree(place, ignore_errors=True)
