@@ -206,8 +206,8 @@ class ListenSettings(Section, frozen=True, kw_only=True):
         _duration(0.1, HOUR, "Time in which a peer may take nothing of what it is sent, then it is closed; as frames."),
     ] = 30.0
     subscriptions_max: Annotated[
-        int, _count(1, 65_536, "Subscriptions per connection; a consumer of every partition of some topics.")
-    ] = 64
+        int, _count(1, 65_536, "Subscriptions per connection; a consumer of every partition of the largest topic.")
+    ] = 1_000
 
 
 class TlsSettings(Section, frozen=True, kw_only=True):

@@ -32,7 +32,7 @@ from logd.replica.driver import (
 )
 from logd.replica.membership import Membership, encode_membership
 from logd.store.errors import JournalFull
-from logd.store.format import BATCH_ENTRY, HARD_STATE_ENTRY, INITIAL_HARD_STATE, START_ENTRY, LogEnd, Start, align
+from logd.store.format import BATCH_ENTRY, HARD_STATE_ENTRY, INITIAL_HARD_STATE, START_ENTRY, Start, align
 from logd.store.log import Log
 from logd.store.round import ROUND_OVERHEAD_BYTES, Append, Round, RoundEntry
 from logd.store.store import Store
@@ -451,26 +451,10 @@ class RaftActor:
             if group in self._arrivals:
                 self._arrivals.pop(group).unpark_all()
 
-    def propose_retention(self, group: int, before: LogEnd) -> None:
-        """Let a group decide that its log begins after `before` from now on."""
-        log = self.store.groups[group]
-        table_index, table = log.producers_checkpoint(before.index)
-        producers = self.driver.new_producer_table()
-        producers.restore(table)
-        for header in log.headers_from(table_index + 1):
-            if header.index > before.index:
-                break
-            producers.append(header)
-            producers.commit(header, header.index)
-        self._starts[group, before.index] = log.start._replace(
-            index=before.index,
-            term=before.term,
-            offset=before.next_offset,
-            chain=before.chain,
-            append_timestamp=before.append_timestamp,
-            producers=producers.encode(),
-        )
-        self.driver.propose_retention(group, before.index, before.next_offset, self._read_clock())
+    def propose_retention(self, group: int, start: Start) -> None:
+        """Let a group decide that its log begins at `start` from now on."""
+        self._starts[group, start.index] = start
+        self.driver.propose_retention(group, start.index, start.offset, self._read_clock())
         self._doorbell.ring()
 
     async def wait_arrival(self, group: int) -> None:

@@ -323,11 +323,16 @@ class Node:
                 boundary = log.retention_boundary(
                     now_ms, configuration.retention_bytes, None if seconds is None else int(seconds * 1000)
                 )
-                if boundary is not None:
+                if boundary is None:
+                    continue
+                producers = actor.driver.new_producer_table()
+                try:
                     # It reads a part of the log, so it is made where waiting for the disk keeps nobody else waiting.
-                    start = await trio.to_thread.run_sync(
-                        _start_after, actor.driver.new_producer_table(), log, boundary
-                    )
+                    start = await trio.to_thread.run_sync(_start_after, producers, log, boundary)
+                except (CorruptBatch, OSError) as error:
+                    self._log.error("retention_postponed", group=group, problem=str(error))
+                    continue
+                if group in actor.store.groups:
                     actor.propose_retention(group, start)
 
     async def _report(self) -> None:

@@ -6,6 +6,7 @@ which says what may be read, and how far the segments are written, which a read 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import trio
 
@@ -19,6 +20,10 @@ from logd.store.log import Log
 from wire.errors import CorruptBatch, NotLeader, NotYetAvailable, OffsetOutOfRange, TopicNotFound
 from wire.record import BatchHeader, check_alone, split_batches
 from wire.types import Acks
+
+# A report names one batch; what is looked at again for one report is bounded all the same.
+DAMAGE_READ_BYTES: Final = 1 << 20
+DAMAGE_READS_MAX: Final = 8
 
 
 class NodePartition:
@@ -100,9 +105,11 @@ class NodePartition:
         bounds = self.bounds()
         end = min(next_offset, bounds.high_watermark)
         position = max(base_offset, bounds.log_start_offset)
-        while position < end:
+        for _ in range(DAMAGE_READS_MAX):
+            if position >= end:
+                break
             try:
-                part = await self.read(position, 1 << 20)
+                part = await self.read(position, DAMAGE_READ_BYTES)
                 for batch in split_batches(part.batches):
                     check_alone(batch)
             except CorruptBatch:
