@@ -25,7 +25,15 @@ from pathlib import Path
 
 import wire
 from bench import timed_logd
-from bench.harness import BenchmarkError, default_data_directory, prepare_data_directory, print_machine, sync_disks
+from bench.harness import (
+    RUNS_MIN,
+    BenchmarkError,
+    alternate,
+    default_data_directory,
+    prepare_data_directory,
+    print_machine,
+    sync_disks,
+)
 from bench.logd_client import with_client
 from bench.logd_node import TOPIC, BatchPlan, LogdNode, fresh_topic, produce_raw
 from bench.produce_large import OURS as LARGE
@@ -211,11 +219,16 @@ async def produce_noted(client: wire.Client, seconds: float) -> float:
     return statistics.median(durations)
 
 
-def measure_steps(data_directory: Path, seconds: float) -> list[dict[str, float]]:
-    """One synchronous produce after another against a daemon that notes the time."""
-    timed_logd.note_stream("client received", "client decrypted", "client sent")
+def measure_steps(data_directory: Path, seconds: float, *, by_doorbell: bool = False) -> list[dict[str, float]]:
+    """One synchronous produce after another against a daemon that notes the time.
+
+    `by_doorbell`: the daemon's rounds are started as they would be without `RaftActor.start_waiting`.
+    """
+    timed_logd.times.clear()
     with tempfile.NamedTemporaryFile(prefix="times-", suffix=".json") as file:
         environment = {timed_logd.TIMES_VARIABLE: file.name}
+        if by_doorbell:
+            environment[timed_logd.DOORBELL_VARIABLE] = "1"
         with LogdNode(data_directory, module="bench.timed_logd", environment=environment) as node, fresh_topic(node):
             with_client(node, lambda client: produce_noted(client, seconds))
         theirs = [(moment, place) for moment, place in json.load(file)]
@@ -223,6 +236,24 @@ def measure_steps(data_directory: Path, seconds: float) -> list[dict[str, float]
     if not found:
         raise BenchmarkError("no produce passed all places: the daemon works in another order than this script knows")
     return found
+
+
+def print_doorbell(data_directory: Path, seconds: float) -> None:
+    """Print what it costs a lone produce if the session only rings the doorbell, in runs that take turns."""
+    runs = alternate(
+        [
+            lambda: median_of_all(measure_steps(data_directory, seconds / 2)),
+            lambda: median_of_all(measure_steps(data_directory, seconds / 2, by_doorbell=True)),
+        ],
+        RUNS_MIN,
+    )
+    direct, by_doorbell = map(statistics.median, runs)
+    print(f"\na lone produce, p50: {direct:.0f} µs, and {by_doorbell:.0f} µs if the doorbell starts its round")
+
+
+def median_of_all(found: Sequence[Mapping[str, float]]) -> float:
+    """The median time of a whole produce, in microseconds."""
+    return 1e6 * statistics.median(sum(one.values()) for one in found)
 
 
 # --------------------------------------------------------------------------- the command line
@@ -270,7 +301,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data_directory = prepare_data_directory(given.data_dir)
         print_machine(data_directory)
         print()
+        timed_logd.note_stream("client received", "client decrypted", "client sent")
         print("\n".join(steps_table(measure_steps(data_directory, given.seconds))))
+        print_doorbell(data_directory, given.seconds)
         if not given.py_spy:
             raise BenchmarkError("the table by room needs py-spy: pip install py-spy, and --py-spy where it lies")
         profiles = measure_rooms(data_directory, given.py_spy, given.seconds)
