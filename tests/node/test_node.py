@@ -93,7 +93,8 @@ async def test_what_was_acknowledged_is_found_although_its_segment_is_not_writte
     disk = HeldDisk()
     async with running(tmp_path, disk) as client:
         await client.create_topic("slow")
-        await client.produce("slow", 0, encode_batch([(b"first", None, 0, None)]))
+        first = await client.produce("slow", 0, encode_batch([(b"first", None, 0, None)]))
+        assert values((await client.fetch("slow", 0, first.base_offset)).batches) == [b"first"]
         disk.segments_released.clear()
 
         produced = await client.produce("slow", 0, encode_batch([(b"second", None, 0, None)]))
