@@ -124,8 +124,8 @@ def test_a_recovery_that_is_cut_anywhere_is_repeated(
     crashes: list[tuple[int, list[FakeFileSystem], list[Observed]]], part: int
 ) -> None:
     # A few crashes, and each of their endings once; in each, recovery is cut ahead of each of its own calls.
-    chosen = crashes[5 + part :: 60]
-    assert len(chosen) >= 3
+    chosen = crashes[5 + 29 * part :: 120]
+    assert len(chosen) >= 1
     for number, after, allowed in chosen:
         for kind, ending in enumerate(after):
             for cut, files in enumerate(cut_recoveries(ending, number)):
