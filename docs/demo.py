@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import IO, Final
 
 import wire
 
@@ -34,6 +34,9 @@ START_SECONDS_MAX: Final = 30.0
 STOP_SECONDS_MAX: Final = 30.0
 # No single command of this takes long; one that hangs must not keep anybody waiting for ever.
 COMMAND_SECONDS_MAX: Final = 300.0
+
+# What a process's standard input or output is connected to.
+Stream = IO[bytes] | int
 
 EXIT_FAILED: Final = 1
 EXIT_INTERRUPTED: Final = 130
@@ -87,6 +90,38 @@ class Screen:
         print(text, flush=True)
 
 
+# --- Processes --------------------------------------------------------------------------------------------------------
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM, held back while a process is being started: none may be running that nobody knows of."""
+
+    def __init__(self) -> None:
+        self._is_held = False
+        self._came = False
+
+    def install(self) -> None:
+        """A `kill` of this script is met like Ctrl-C: what it made is cleaned up."""
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, _signal: int, _frame: object) -> None:
+        self._came = True
+        if not self._is_held:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """What comes meanwhile is raised at the end."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+        if self._came:
+            raise KeyboardInterrupt
+
+
 # --- What goes in -----------------------------------------------------------------------------------------------------
 
 
@@ -129,9 +164,10 @@ def digest_and_lines(path: Path) -> tuple[str, int]:
 class Node:
     """The daemon, as `logd --dev` starts it, in a directory of its own."""
 
-    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+    def __init__(self, directory: Path, environment: dict[str, str], interrupts: Interrupts) -> None:
         self._directory = directory
         self._environment = environment
+        self._interrupts = interrupts
         self._process: subprocess.Popen[bytes] | None = None
         self._log = directory / "logd.log"
         self.address = ""
@@ -145,7 +181,7 @@ class Node:
         """Start it; return after how many seconds it was ready. Raises DemoError with the end of its log."""
         begin = time.monotonic()
         program, *options = START_COMMAND.split()
-        with self._log.open("wb") as log:
+        with self._log.open("wb") as log, self._interrupts.held():
             self._process = subprocess.Popen(
                 [PROGRAMS / program, *options],
                 cwd=self._directory,
@@ -200,37 +236,46 @@ class Node:
 class Shell:
     """Runs `logctl` as a user would, and shows both sides of it."""
 
-    def __init__(self, screen: Screen, directory: Path, environment: dict[str, str]) -> None:
+    def __init__(self, screen: Screen, directory: Path, environment: dict[str, str], interrupts: Interrupts) -> None:
         self._screen = screen
         self._directory = directory
         self._environment = environment
+        self._interrupts = interrupts
 
     def logctl(
         self, words: str, *, source: Path | None = None, target: Path | None = None, shown: str | None = None
-    ) -> str:
+    ) -> None:
         """Run `logctl` with `words`; show the command (or `shown`) and what it told people. Raises DemoError.
 
         `source` and `target` are the files that its standard input and output are connected to.
         """
         self._screen.command(shown or f"logctl {words}")
         with contextlib.ExitStack() as stack:
-            stdin = stack.enter_context(source.open("rb")) if source else subprocess.DEVNULL
-            stdout = stack.enter_context(target.open("wb")) if target else subprocess.PIPE
-            done = subprocess.run(
-                [PROGRAMS / "logctl", *words.split()],
-                cwd=self._directory,
-                env=self._environment,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=subprocess.PIPE,
-                timeout=COMMAND_SECONDS_MAX,
-                check=False,
-            )
-        said = (done.stdout or b"").decode() + done.stderr.decode()
-        self._screen.told(said)
-        if done.returncode != 0:
-            raise DemoError(f"logctl {words} ended with exit code {done.returncode}")
-        return said
+            stdin: Stream = stack.enter_context(source.open("rb")) if source else subprocess.DEVNULL
+            stdout: Stream = stack.enter_context(target.open("wb")) if target else subprocess.PIPE
+            code, out, err = self._run([str(PROGRAMS / "logctl"), *words.split()], stdin, stdout)
+        self._screen.told((out or b"").decode() + err.decode())
+        if code != 0:
+            raise DemoError(f"logctl {words} ended with exit code {code}")
+
+    def _run(self, command: list[str], stdin: Stream, stdout: Stream) -> tuple[int, bytes | None, bytes]:
+        process: subprocess.Popen[bytes] | None = None
+        try:
+            with self._interrupts.held():
+                process = subprocess.Popen(
+                    command,
+                    cwd=self._directory,
+                    env=self._environment,
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=subprocess.PIPE,
+                )
+            out, err = process.communicate(timeout=COMMAND_SECONDS_MAX)
+            return process.returncode, out, err
+        finally:
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 def user_environment(directory: Path) -> dict[str, str]:
@@ -354,23 +399,19 @@ def temporary_directory() -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _interrupt(_signal: int, _frame: object) -> NoReturn:
-    # A `kill` of this script is met like Ctrl-C: what it made is cleaned up.
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """Run it; return the exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts = Interrupts()
+    interrupts.install()
     screen = Screen()
     begin = time.monotonic()
     try:
         with temporary_directory() as directory:
             environment = user_environment(directory)
-            node = Node(directory, environment)
+            node = Node(directory, environment, interrupts)
             screen.title("logd: a log that proves what it promised")
             try:
-                demonstrate(screen, directory, node, Shell(screen, directory, environment))
+                demonstrate(screen, directory, node, Shell(screen, directory, environment, interrupts))
             finally:
                 node.end()
     except DemoError as error:
