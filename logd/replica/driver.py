@@ -435,7 +435,9 @@ class Driver:
             proposal = waiting[0]
             answer = self._check(replica, proposal, now_ms)
             if answer is None:
-                admission = room.admit(replica.group, len(proposal.batch), control=proposal.header.is_control)
+                # Group 0 may use the reserve as well: deleting a topic is one of the ways out of a full disk.
+                control = proposal.header.is_control or replica.group == META_GROUP
+                admission = room.admit(replica.group, len(proposal.batch), control=control)
                 if admission is Admission.ROUND_FULL:
                     return True
                 if admission is Admission.NO_SPACE:

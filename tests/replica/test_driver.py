@@ -473,6 +473,14 @@ def test_control_batches_outlive_a_full_disk() -> None:
     assert len(node.logs[5]) == 1
 
 
+def test_commands_are_carried_out_out_of_the_reserve() -> None:
+    node, (group,) = ready()
+    node.make_room = lambda: FakeRoom(without_space={META_GROUP, group})
+    assert node.command("delete", DeleteTopic("orders")) is None
+    node.settle()
+    assert isinstance(node.outcome("delete"), TopicRemoved)
+
+
 def test_the_bytes_that_wait_are_bounded() -> None:
     batch = batch_of(value=b"x" * 1_000)
     node, (group,) = ready(DriverOptions(waiting_bytes_max=2 * len(batch)))
