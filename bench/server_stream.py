@@ -99,9 +99,8 @@ def main() -> None:
         for _ in range(RUNS):
             for name, receive in ways.items():
                 found[name].append(trio.run(measure, receive, directory))
-    print(
-        f"{TOTAL_BYTES >> 20} MiB in frames of {FRAME_BYTES} bytes, {RUNS} runs by turns, medians; {os.cpu_count()} cores\n"
-    )
+    what = f"{TOTAL_BYTES >> 20} MiB in frames of {FRAME_BYTES} bytes, {RUNS} runs by turns, medians"
+    print(f"{what}; {os.cpu_count()} cores\n")
     print(f"{'':26}{'MB/s':>8}{'MB per CPU second':>20}{'receives':>10}")
     for name, runs in found.items():
         rate, per_processor, receives = (statistics.median(column) for column in zip(*runs, strict=True))
