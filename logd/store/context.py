@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from logd.store.events import Event
 from logd.store.files import FileSystem
+from logd.store.format import BLOCK_BYTES, table_bytes
 from logd.store.layout import Layout
 from logd.store.open_files import OpenFiles
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from logd.store.retention import Garbage
     from logd.store.segment import Segment
 
+JOURNAL_FILES_MIN = 3
 KIBIBYTE = 1 << 10
 MEBIBYTE = 1 << 20
 
@@ -49,6 +51,16 @@ class StoreOptions:
     """A segment's first reservation: a node of 300 idle partitions reserves 75 MiB."""
     allocation_bytes_max: int = 8 * MEBIBYTE
     """Later ones double up to this: one fallocate for each 80 batches of 100 KiB."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what the journal could never work with."""
+        # One file that is needed, one that is written, one spare.
+        if self.journal_files_max < JOURNAL_FILES_MIN:
+            raise ValueError(f"journal_files_max is at least {JOURNAL_FILES_MIN}")
+        if self.round_bytes_max + table_bytes(1) > self.journal_file_bytes:
+            raise ValueError("a journal file must hold a table and the largest round")
+        # Rounds start on block boundaries, so what is left behind the last whole block would never be used.
+        object.__setattr__(self, "journal_file_bytes", self.journal_file_bytes // BLOCK_BYTES * BLOCK_BYTES)
 
 
 @dataclass

@@ -67,6 +67,12 @@ class OpenFiles:
                 self._open.move_to_end(owner)
             return Borrowed(self, held)
 
+    def borrow_open(self, owner: Openable) -> "Borrowed":
+        """The file of `owner`, opened if need be. Raises as `borrow` does."""
+        borrowed = self.borrow(owner)
+        assert borrowed is not None
+        return borrowed
+
     def adopt(self, owner: Openable, file: File) -> None:
         """Take over a file that was opened elsewhere."""
         with self._lock:
@@ -114,12 +120,8 @@ class OpenFiles:
 
     def pread(self, owner: Openable, length: int, position: int) -> bytes:
         """Read from the owner's file; may wait for the disk."""
-        borrowed = self.borrow(owner)
-        assert borrowed is not None
-        try:
-            return borrowed.file.pread(length, position)
-        finally:
-            borrowed.release()
+        with self.borrow_open(owner) as file:
+            return file.pread(length, position)
 
     def pread_nowait(self, owner: Openable, length: int, position: int) -> bytes | None:
         """Read from memory alone; None if that would block."""
@@ -133,12 +135,8 @@ class OpenFiles:
 
     def pwritev(self, owner: Openable, buffers: list[Buffer], position: int) -> None:
         """Write into the owner's file, through the page cache."""
-        borrowed = self.borrow(owner)
-        assert borrowed is not None
-        try:
-            borrowed.file.pwritev(buffers, position)
-        finally:
-            borrowed.release()
+        with self.borrow_open(owner) as file:
+            file.pwritev(buffers, position)
 
 
 class Borrowed:

@@ -105,6 +105,8 @@ class Replayed:
     """Started or replaced in a round that was read: no older segment is of any use."""
     is_end_uncertain: bool = False
     """A round that may have held entries of this group cannot be read at all, and nothing later tells."""
+    is_base_doubtful: bool = False
+    """A file of the journal is missing: what it covered, up to `base`, may not be in segments."""
     placements: list[Placement] = field(default_factory=list)
     """In order of index, without a gap unless rounds are damaged."""
     below: list[Placement] = field(default_factory=list)
@@ -228,6 +230,7 @@ class JournalReader:
         self._sources: list[_Source] = []
         self.newest_used = 0
         """The highest number of a file that was read."""
+        self._is_base_doubtful = False
 
     def close(self) -> None:
         """Close the files that were read."""
@@ -257,6 +260,8 @@ class JournalReader:
                     # No round depends on it: it may never have been synced.
                     self._context.report(TornTail(source.path, 0, "a copy of the table is torn"))
         assert replay is not None
+        for group in replay.groups.values():
+            group.is_base_doubtful = self._is_base_doubtful
         return replay
 
     def _open_sources(self) -> None:
@@ -295,6 +300,7 @@ class JournalReader:
         for number in range(first_needed, newest):
             if number not in present:
                 self._context.report(MissingJournalFile(self._context.layout.journal_file(number), number))
+                self._is_base_doubtful = True
         while self._sources[0].table is None:
             self._sources.pop(0).file.close()
 
@@ -658,6 +664,9 @@ class Restorer:
         if replayed.floor is not None:
             # It was damaged before: what was not intact is looked at again.
             index = min(index, replayed.floor.intact)
+        if replayed.is_base_doubtful:
+            # How far back the missing file reached, nothing tells; more than a segment is not looked at again.
+            index = min(index, (self._segment_of(index) or 1) - 1)
         if index <= start.index:
             return start, NOWHERE
         if index == replayed.base.index and replayed.base_place != NOWHERE:

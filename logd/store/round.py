@@ -243,6 +243,8 @@ class _LogWork:
         log.voids_unwritten += 1
         segment.is_sealed = segment.is_finished = False
         segment.end_position = cut.position
+        if self.is_end_accepted:
+            segment.allocated = cut.position
         segment.entries = cut.entries
         journal.mark_dirty(segment)
         log.tail, log.tail_place = cut.before, cut.before_place
@@ -298,6 +300,12 @@ class _LogWork:
                 files.unlink(index_path(segment))
             open_files.forget(segment)
         segment_ = self.segment
+        if self.is_end_accepted and self.cut is not None and not self.cut.segment.is_retired:
+            # Nothing replaces what was given up, and it must not look like batches that the journal has forgotten.
+            with open_files.borrow_open(self.cut.segment) as file:
+                file.truncate(self.cut.position)
+                file.sync()
+            return
         if not self.items or segment_ is None or segment_.is_retired:
             return
         if segment_.pin is None:

@@ -203,6 +203,14 @@ def test_room_is_made_before_anybody_waits_for_it(store: Store, log: Log) -> Non
     assert segment.allocated > before
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"journal_files_max": 2}, {"journal_file_bytes": 33_000}, {"round_bytes_max": 64 << 10}]
+)
+def test_options_that_the_journal_could_never_work_with_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="journal"):
+        replace(SMALL, **wrong)
+
+
 # --- Rounds ---------------------------------------------------------------------------------------------------------
 
 

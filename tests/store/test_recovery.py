@@ -12,6 +12,7 @@ from logd.store.events import (
     DamagedTable,
     Event,
     HardStateLost,
+    MissingJournalFile,
     TornTail,
 )
 from logd.store.format import HardState, RoundHead
@@ -368,6 +369,43 @@ def test_an_accepted_loss_is_the_end_of_the_log_for_good() -> None:
 
     assert again.groups[1].floor is None
     assert again.groups[1].end == log.end
+
+
+def test_a_loss_that_is_accepted_below_the_end_gives_up_what_is_above() -> None:
+    bench = with_batches()
+    log = bench.log(1)
+    kept = end_of(bench.durable[1].batches[2])
+    do(log.space_for(0, index=4))
+    commit(bench.store, [AcceptEnd(1, kept.index)])
+    assert log.end == kept
+
+    files = bench.files.crash(None)
+    store = open_store(files)
+
+    assert store.groups[1].end == kept
+    append(store, 1, [make_batch(kept, salt=5)])
+    assert open_store(files.crash(None)).groups[1].end.index == 4
+
+
+def test_a_missing_journal_file_is_reported_and_the_segments_are_looked_at() -> None:
+    bench = with_batches()
+    bench.create(2)
+    bench.housekeep()
+    while bench.store.journal.current.number == 1:
+        bench.append(2, 1, value_bytes=3_000)
+    files = bench.files.kill()
+    files.unlink(journal(1))
+
+    store = open_store(files)
+
+    assert len(events_of(store, MissingJournalFile)) == 1
+    assert stored(store.groups[1]) == observed_model(bench.durable)[1][2]
+    lost = bench.files.kill()
+    lost.unlink(journal(1))
+    lost.flip_bit(SEGMENT, batch_position(lost, 3) + 100)
+    damaged = open_store(lost).groups[1]
+    assert damaged.floor is not None
+    assert [damage.first_index for damage in damaged.damage] == [3]
 
 
 def hole(index: int = 4) -> FakeFileSystem:
