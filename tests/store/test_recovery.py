@@ -689,6 +689,18 @@ def test_a_batch_in_flight_is_found_when_the_next_round_replaces_it() -> None:
     assert observed_store(open_store(bench.files.crash(None))) == observed_model(bench.durable)
 
 
+def test_a_table_is_synced_before_the_first_round_of_its_file() -> None:
+    bench = with_batches()
+    bench.housekeep()
+    while bench.store.journal.current.number == 1:
+        bench.append(1, 1, value_bytes=3_000)
+
+    calls = [call.operation for call in bench.files.calls if call.path == journal(2)]
+
+    # Made of zeros by housekeeping, then the table, then the round.
+    assert calls[-4:] == ["pwritev", "sync", "pwritev", "sync"]
+
+
 def test_rounds_are_written_one_after_the_other() -> None:
     bench = with_batches()
     made = bench.begin([], bench.copy())
