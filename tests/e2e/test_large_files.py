@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.memory import measured, resident_bytes
 from tests.support.servers import Daemon
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
@@ -31,14 +32,6 @@ def write_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-# A child's maximum begins with what its parent had: a small process in between keeps pytest's out of it.
-LAUNCHER = """
-import resource, subprocess, sys
-code = subprocess.call(sys.argv[2:])
-with open(sys.argv[1], "w") as file:
-    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024))
-sys.exit(code)
-"""
 LOGCTL = [sys.executable, "-c", "from logd.cli.logctl import main; main()"]
 
 
@@ -46,11 +39,11 @@ def run_measured(words: list[str], daemon: Daemon, tmp_path: Path, stdout: int) 
     """Run `logctl`; return the most memory that it had resident, in bytes."""
     server = daemon.server()
     tls = [f"--tls-ca={server.tls.ca}", f"--tls-certificate={server.tls.certificate}", f"--tls-key={server.tls.key}"]
-    measured = tmp_path / "measured"
-    command = [sys.executable, "-c", LAUNCHER, str(measured), *LOGCTL, *words, "--server", server.address, *tls]
+    report = tmp_path / "resident"
+    command = [*LOGCTL, *words, "--server", server.address, *tls]
     environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
-    subprocess.run(command, stdout=stdout, stdin=subprocess.DEVNULL, env=environment, check=True)
-    return int(measured.read_text())
+    subprocess.run(measured(command, report), stdout=stdout, stdin=subprocess.DEVNULL, env=environment, check=True)
+    return resident_bytes(report)
 
 
 def test_a_file_of_one_gibibyte_comes_out_as_it_went_in_and_neither_side_keeps_it_in_memory(tmp_path: Path) -> None:
