@@ -168,6 +168,8 @@ class RaftActor:
         self._full_until: dict[int, float] = {}
         self._tidying = False
         self._starts: dict[tuple[int, int], Start] = {}
+        # The index that a group's start is on its way to.
+        self._moving: dict[int, int] = {}
         self._jumps = 0
         self._is_confirmed = True
         self._rounds_started = 0
@@ -396,11 +398,17 @@ class RaftActor:
     def _move_start(self, group: int, start: Start) -> None:
         log = self.store.groups.get(group)
         if log is None:
+            self._moving.pop(group, None)
             return
+        if start.index <= max(log.start.index, self._moving.get(group, 0)):
+            # Retention looks again before its last decision is durable, and then decides the same once more.
+            return
+        self._moving[group] = start.index
         job = log.prepare_start(start)
 
         def done(error: OSError | None) -> None:
             if error is not None:
+                self._moving.pop(group, None)
                 _check_is_full(error)
                 self._log.warning("start_not_written", group=group, problem=str(error))
             elif group in self.store.groups:

@@ -38,6 +38,7 @@ from logd.service.fetch import FetchService
 from logd.service.produce import ProduceService
 from logd.service.topics import TopicLimits, TopicService
 from logd.store.context import StoreOptions
+from logd.store.errors import ReadOutdated
 from logd.store.events import Event, IndexRebuilt, TornTail
 from logd.store.files import FileSystem, OsFileSystem
 from logd.store.format import LogEnd, Start, align
@@ -329,6 +330,9 @@ class Node:
                 try:
                     # It reads a part of the log, so it is made where waiting for the disk keeps nobody else waiting.
                     start = await trio.to_thread.run_sync(_start_after, producers, log, boundary)
+                except ReadOutdated:
+                    # An earlier decision became true meanwhile, and took a segment away that was being read.
+                    continue
                 except (CorruptBatch, OSError) as error:
                     self._log.error("retention_postponed", group=group, problem=str(error))
                     continue

@@ -116,7 +116,8 @@ class Log:
         self.cut: Cut | None = None
         self.checkpointed: LogEnd | None = None
         """The tail that the last checkpoint of the active segment's index covers."""
-        self.prepared_start: tuple[Start, bytes] | None = None
+        self.prepared_starts: dict[int, tuple[Start, bytes]] = {}
+        """Starts whose files are written and that no durable round has named, by index. Invariant: above `start`."""
         self.is_removed = False
         self._space_job: SpaceJob | None = None
         self._row: bytes | None = None
@@ -277,7 +278,8 @@ class Log:
         garbage = self.context.garbage
         garbage.add([self.context.layout.start(self.group, self.start.index)])
         self.start, self.start_digest, self.is_start_readable = start, digest, True
-        self.prepared_start = self.cut = None
+        self.cut = None
+        self.prepared_starts = {index: known for index, known in self.prepared_starts.items() if index > start.index}
         if keeps_suffix:
             # A segment is wholly below the start if the next one begins at or before the first retained index.
             keep = 0
@@ -309,10 +311,14 @@ class Log:
     def prepare_start(self, start: Start) -> Job:
         """Write a new start file, for retention or a snapshot; then put `SetStart` into a round.
 
-        Raises WrongEntry if the start lies at or below the present one.
+        Raises WrongEntry if the start lies at or below the present one, or if another of its index was prepared.
         """
         if start.index <= self.start.index:
             raise WrongEntry(f"group {self.group}: start {start.index} is not above {self.start.index}")
+        known = self.prepared_starts.get(start.index)
+        if known is not None and known[0] != start:
+            # A round may name the other one already, and there is one file for both.
+            raise WrongEntry(f"group {self.group}: another start of index {start.index} was prepared")
         return StartJob(self, start)
 
     # --- Reading ----------------------------------------------------------------------------------------------------
@@ -378,7 +384,7 @@ class Log:
                 continue
             try:
                 found = self._producers_of(segment)
-            except (Unreadable, OSError):
+            except (Unreadable, ReadOutdated, OSError):
                 continue
             if found is not None and self.start.index <= found[0] <= limit:
                 return found
@@ -593,20 +599,31 @@ class StartJob:
 
     def apply(self) -> None:
         """Allow `SetStart` with this start."""
-        self._log.prepared_start = (self._start, self._digest)
+        if self._start.index > self._log.start.index:
+            self._log.prepared_starts[self._start.index] = (self._start, self._digest)
 
 
 def write_start_file(context: Context, directory: str, path: str, content: bytes) -> None:
-    """A start file as a whole, synced with its name. A leftover is replaced: no journal names it."""
+    """A start file as a whole, synced with its name.
+
+    A leftover of the same name is replaced: no journal names it. If it has the same content a round may name it, so it
+    is not taken away for a moment; its bytes are written again all the same, for a sync of them may have failed.
+    """
     files = context.files
+    is_same = False
     if files.exists(path):
-        files.unlink(path)
-    file = files.open(path, create=True, exclusive=True)
+        old = files.open(path, writable=False)
+        is_same = old.size() == len(content) and old.pread(len(content), 0) == content
+        old.close()
+        if not is_same:
+            files.unlink(path)
+    file = files.open(path, create=not is_same, exclusive=not is_same)
     try:
         try:
             file.pwritev([content], 0)
         except OSError:
-            files.unlink(path)
+            if not is_same:
+                files.unlink(path)
             raise
         sync(file)
     finally:

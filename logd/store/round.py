@@ -287,8 +287,7 @@ class _LogWork:
         log = self.log
         if log is None:
             return store.created(self.group, start)
-        assert log.prepared_start is not None
-        log.move_start(start, log.prepared_start[1], keeps_suffix=entry.keeps_suffix)
+        log.move_start(start, log.prepared_starts[start.index][1], keeps_suffix=entry.keeps_suffix)
         return log
 
     def settle(self, open_files: OpenFiles, files: FileSystem) -> None:
@@ -557,7 +556,7 @@ def _prepare_start(store: "Store", work: _LogWork, entry: SetStart) -> bytes:
         work.term_max = None
         keeps_suffix = False
     else:
-        prepared = log.prepared_start
+        prepared = log.prepared_starts.get(start.index)
         keeps_suffix = entry.keeps_suffix
         if keeps_suffix and start.index > log.tail.index:
             raise WrongEntry(f"{work.name}: a start at {start.index} keeps nothing of a log that ends before it")

@@ -382,6 +382,25 @@ def test_a_read_that_was_planned_before_its_segment_was_given_up_says_so(store: 
         plan.run()
 
 
+def test_starts_that_were_prepared_together_become_true_in_order(store: Store, log: Log, files: FakeFileSystem) -> None:
+    batches = fill(store, 4)
+    starts = []
+    for batch in batches[:2]:
+        end = end_of(batch)
+        starts.append(log.start._replace(index=end.index, term=end.term, offset=end.next_offset, chain=end.chain))
+        do(log.prepare_start(starts[-1]))
+    # Asked for twice, as by a leader that looks again before its first decision is durable.
+    do(log.prepare_start(starts[0]))
+    with pytest.raises(WrongEntry):
+        log.prepare_start(starts[0]._replace(producers=b"another table"))
+    for start in starts:
+        commit(store, [SetStart(1, start)])
+        assert open_store(files.crash(None)).groups[1].start == start
+    housekeep(store)
+
+    assert sum(path.endswith(".start") for path in files.tree(GROUP)) == 1
+
+
 def test_a_start_at_or_below_the_present_one_is_refused(log: Log) -> None:
     with pytest.raises(WrongEntry):
         log.prepare_start(new_start())
