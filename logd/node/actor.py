@@ -465,6 +465,10 @@ class RaftActor:
         self.driver.propose_retention(group, start.index, start.offset, self._read_clock())
         self._doorbell.ring()
 
+    def report_unreadable(self, group: int, error: OSError) -> None:
+        """Tell the operator that a stored file cannot be read."""
+        self._log.error("read_failed", group=group, file=error.filename, problem=error.strerror or str(error))
+
     async def wait_arrival(self, group: int) -> None:
         """Wait until something new of a group may be readable, or it left this node."""
         lot = self._arrivals.setdefault(group, trio.lowlevel.ParkingLot())

@@ -5,6 +5,7 @@ write goes to the actor, a read goes straight to the log's files, and both see t
 which says what may be read, and how far the segments are written, which a read waits for.
 """
 
+import errno
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -17,7 +18,15 @@ from logd.replica.driver import Proposal
 from logd.service.ports import Bounds, PartitionSize, ProduceReply, Slice
 from logd.store.errors import ReadOutdated
 from logd.store.log import Log
-from wire.errors import CorruptBatch, NotLeader, NotYetAvailable, OffsetOutOfRange, TopicNotFound
+from wire.errors import (
+    CorruptBatch,
+    LogdError,
+    NotLeader,
+    NotYetAvailable,
+    OffsetOutOfRange,
+    Overloaded,
+    TopicNotFound,
+)
 from wire.record import BatchHeader, check_alone, split_batches
 from wire.types import Acks
 
@@ -73,15 +82,17 @@ class NodePartition:
                 await self._actor.wait_arrival(self._group)
                 continue
             plan = log.plan_read(offset, bounds.high_watermark, bytes_max)
-            result = plan.run(nowait=True)
-            if result is not None:
-                # A read from memory takes no time that anybody waits for, but readers must not starve the others.
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                return Slice(result.batches, result.next_offset)
             try:
+                result = plan.run(nowait=True)
+                if result is not None:
+                    # A read from memory takes no time that anybody waits for, but readers must not starve the others.
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                    return Slice(result.batches, result.next_offset)
                 result = await trio.to_thread.run_sync(plan.run, limiter=self._reads)
             except ReadOutdated:
                 continue  # retention or a truncation gave the segment up: look at the bounds again
+            except OSError as error:
+                raise self._unreadable(error, offset, offset + 1) from error
             assert result is not None
             return Slice(result.batches, result.next_offset)
 
@@ -98,6 +109,8 @@ class NodePartition:
                 found = await trio.to_thread.run_sync(log.offset_at(timestamp_ms).run, limiter=self._reads)
             except ReadOutdated:
                 continue  # as in `read`
+            except OSError as error:
+                raise self._unreadable(error, log.log_start_offset, log.written_next_offset) from error
             return log.written_next_offset if found is None else found
 
     async def confirm_damage(self, base_offset: int, next_offset: int) -> bool:
@@ -126,6 +139,16 @@ class NodePartition:
     def size(self) -> PartitionSize:
         log = self._log()
         return PartitionSize(log.end.next_offset, log.retained_bytes, len(log.segments))
+
+    def _unreadable(self, error: OSError, base_offset: int, next_offset: int) -> LogdError:
+        """What a reader is told when the disk does not give the bytes. Other ranges are served on."""
+        self._actor.report_unreadable(self._group, error)
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            return Overloaded(f"the node is short of something: {error.strerror}", {"delay_seconds": 1.0})
+        return CorruptBatch(
+            f"the disk does not give what is stored there: {error.strerror}",
+            {"base_offset": base_offset, "next_offset": next_offset},
+        )
 
     def _log(self) -> Log:
         log = self._actor.store.groups.get(self._group)

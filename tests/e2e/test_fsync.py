@@ -9,9 +9,9 @@ import pytest
 import trio
 
 import wire
-from tests.e2e.ledger import Ledger, batch_of
+from tests.e2e.ledger import Ledger, batch_of, verify_directory
 from tests.support.daemon import PATIENCE_SECONDS, SMALL, LogdProcess, Strace, has_strace
-from wire.errors import ClientError
+from wire.errors import ClientError, CorruptBatch
 
 pytestmark = pytest.mark.skipif(bool(has_strace()), reason=has_strace())
 
@@ -107,3 +107,26 @@ async def test_an_fsync_that_fails_during_recovery_ends_the_start(tmp_path: Path
             await ledger.check(client)
         node.signal(signal.SIGTERM)
         assert node.wait() == 0
+
+
+async def test_what_the_disk_does_not_give_is_a_typed_error_and_everything_else_goes_on(tmp_path: Path) -> None:
+    ledger = Ledger()
+    with LogdProcess(tmp_path, SMALL) as node, trio.fail_after(2 * PATIENCE_SECONDS):
+        node.start()
+        async with node.client() as client:
+            await ledger.create(client, "load", 1)
+            for number in range(3):
+                await ledger.produce(client, "load", 0, batch_of("load", number))
+            with Strace(tmp_path, [node.pid], "preadv2:error=EIO"):
+                with pytest.raises(CorruptBatch) as refused:
+                    await client.fetch("load", 0, 3)
+                assert refused.value.details["base_offset"] == 3
+                # The connection lives, and writing is not concerned.
+                await ledger.produce(client, "load", 0, batch_of("beside", 0))
+            await ledger.check(client)
+        (line,) = node.events("read_failed")
+        assert line["problem"] == "Input/output error"
+        assert line["file"].startswith(str(node.data))
+        node.stop()
+        node.check_log()
+        verify_directory(node.data)
