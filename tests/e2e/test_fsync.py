@@ -1,4 +1,4 @@
-"""A failed fsync: nothing is promised after it, the node says why and ends; a new start loses nothing."""
+"""A failed fsync or write: nothing is promised after it, the node says why and ends; a new start loses nothing."""
 
 import re
 import signal
@@ -16,6 +16,7 @@ from wire.errors import ClientError, CorruptBatch
 pytestmark = pytest.mark.skipif(bool(has_strace()), reason=has_strace())
 
 EXIT_SECONDS_MAX = 1.0
+SYNCS = ("fdatasync", "fsync")
 PRODUCERS = 3
 
 
@@ -34,10 +35,10 @@ async def load_until_it_ends(node: LogdProcess, ledger: Ledger) -> None:
         pass
 
 
-def calls(trace: str) -> list[tuple[float, str, str]]:
-    """Time, descriptor and result of each fdatasync or fsync that strace saw, of all threads, in order."""
-    found = re.findall(r"^(?:\d+ )?(\d+\.\d+) f(?:data)?sync\((\d+)\) += (.*)$", trace, re.MULTILINE)
-    return [(float(time), descriptor, result) for time, descriptor, result in sorted(found)]
+def syncs(trace: str) -> list[tuple[float, str]]:
+    """Time and descriptor of each fdatasync or fsync that strace saw, of all threads, in order."""
+    found = re.findall(r"^(?:\d+ )?(\d+\.\d+) f(?:data)?sync\((\d+)\)", trace, re.MULTILINE)
+    return sorted((float(time), descriptor) for time, descriptor in found)
 
 
 def check_last_words(node: LogdProcess, code: int) -> None:
@@ -51,10 +52,21 @@ def check_last_words(node: LogdProcess, code: int) -> None:
     assert str(node.data) in last[0]
 
 
-@pytest.mark.parametrize(("thread", "number"), [(1, 1), (1, 7), (2, 2)], ids=["writer:1", "writer:7", "housekeeper:2"])
-async def test_after_a_failed_fsync_nothing_is_promised_and_the_node_ends_at_once(
-    thread: int, number: int, tmp_path: Path
+FAILURES = {
+    "the-first-round": (1, "fdatasync", 1),
+    "a-later-round": (1, "fdatasync", 7),
+    "a-rounds-bytes": (1, "pwritev2", 5),
+    "a-segments-bytes": (1, "pwritev2", 8),
+    "a-segment-in-the-background": (2, "fdatasync", 2),
+    "a-segments-space": (2, "fallocate", 2),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+async def test_after_a_failed_fsync_or_write_nothing_is_promised_and_the_node_ends_at_once(
+    name: str, tmp_path: Path
 ) -> None:
+    thread, call, number = FAILURES[name]
     ledger = Ledger()
     with LogdProcess(tmp_path, SMALL) as node, trio.fail_after(2 * PATIENCE_SECONDS):
         node.start()
@@ -63,22 +75,25 @@ async def test_after_a_failed_fsync_nothing_is_promised_and_the_node_ends_at_onc
         threads = node.threads()
         others: Sequence[int] = [number for number in threads[1:3] if number != threads[thread]]
         with (
-            Strace(tmp_path, [threads[thread]], f"fdatasync:error=EIO:when={number}", "fsync") as strace,
-            Strace(tmp_path, others, None, "fdatasync", "fsync") as watching,
+            Strace(tmp_path, [threads[thread]], f"{call}:error=EIO:when={number}", *SYNCS) as strace,
+            Strace(tmp_path, others, None, *SYNCS) as watching,
         ):
             await load_until_it_ends(node, ledger)
             code = await trio.to_thread.run_sync(node.wait)
             trace = strace.wait()
-            seen = calls(trace + watching.wait())
+            seen = syncs(trace + watching.wait())
         check_last_words(node, code)
 
-        failed = next(place for place, (_, _, result) in enumerate(seen) if "EIO" in result)
-        time, descriptor, _ = seen[failed]
-        assert descriptor not in [again for _, again, _ in seen[failed + 1 :]]
+        failed = re.search(r"^(\d+\.\d+) \w+\((\d+).*EIO .*INJECTED", trace, re.MULTILINE)
+        assert failed is not None
+        time = float(failed[1])
+        assert failed[2] not in [descriptor for later, descriptor in seen if later > time]
         exits = re.findall(r"^(\d+\.\d+) \+\+\+ exited", trace, re.MULTILINE)
         assert float(exits[-1]) - time < EXIT_SECONDS_MAX
 
         answers = ledger.answers
+        if name == "the-first-round":
+            assert not answers
         node.start()
         async with node.client() as client:
             await ledger.check(client)
