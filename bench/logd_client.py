@@ -24,8 +24,8 @@ from wire.types import Durability
 
 Answer = TypeVar("Answer")
 
-# Ours runs on both loops; Trio is the daemon's own, and a lone produce is a tenth faster on it than on asyncio, which is
-# the only one that the peer's client knows. Throughput is the same on both.
+# Ours runs on both loops; Trio is the daemon's own, and a lone produce is a tenth faster on it than on asyncio, which
+# is the only one that the peer's client knows. Throughput is the same on both.
 BACKEND = "trio"
 
 

@@ -18,7 +18,8 @@ QUESTION = Question(
     peer_name="NATS JetStream, sync_interval: always, the better of nats-py and a raw socket",
     bar=Bar("<=", 1.5),
     method=f"""
-        Ours: wire.Client on Trio over mutual TLS, one record of {PAYLOAD_BYTES} B at a time, acks=quorum, encoding included.
+        Ours: wire.Client on Trio over mutual TLS, one record of {PAYLOAD_BYTES} B at a time, acks=quorum, encoding
+        included.
         Peer: no TLS, `sync_interval: always`; half of each run nats-py's js.publish, half a raw socket with bytes built
         beforehand; the smaller of the two medians counts.
         A run's figure is the median of all its produces.
