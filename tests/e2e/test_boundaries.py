@@ -15,13 +15,12 @@ RUNNING = (
     "writer:pwritev2:41",  # a round into the journal
     "writer:fdatasync:42",  # after it, before the promise
     "writer:pwritev2:44",  # batches into their segments
-    "housekeeper:rename:6",  # a journal file recycled
     "housekeeper:fallocate:9",  # a segment's space
     "housekeeper:ftruncate:1",  # a sealed segment cut to its end
     "housekeeper:unlink:2",  # what retention gave up, or a deleted topic's files
 )
-OPENING = ("opening:mkdir:4", "opening:fdatasync:1", "opening:rename:7")
-RECOVERY = ("recovery:pwritev2:1", "recovery:fdatasync:2", "recovery:ftruncate:1")
+OPENING = ("opening:mkdir:4", "opening:rename:7")
+RECOVERY = ("recovery:pwritev2:1", "recovery:fdatasync:2")
 
 
 @pytest.fixture(scope="module")

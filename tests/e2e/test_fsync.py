@@ -63,9 +63,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-async def test_after_a_failed_fsync_or_write_nothing_is_promised_and_the_node_ends_at_once(
-    name: str, tmp_path: Path
-) -> None:
+async def test_after_a_failed_fsync_nothing_is_promised_and_the_node_ends_at_once(name: str, tmp_path: Path) -> None:
     thread, call, number = FAILURES[name]
     ledger = Ledger()
     with LogdProcess(tmp_path, SMALL) as node, trio.fail_after(2 * PATIENCE_SECONDS):
