@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from logd.cli import output
-from logd.cli.errors import FileFailed, OutputClosed, VerifyFailed, file_error
+from logd.cli.errors import FileFailed, NotConfirmed, OutputClosed, VerifyFailed, file_error
 from logd.cli.options import output_options
 from wire.types import Codec
 
@@ -27,8 +27,8 @@ _CODEC_MASK: Final = 0b111
 def command() -> None:
     """Read a data directory offline, without a node.
 
-    Nothing is changed and no lock is taken, so the node may be running. PATH is a data directory, its journal or
-    groups, a group's directory, or one file of them.
+    dump and verify change nothing and take no lock, so the node may be running. PATH is a data directory, its journal
+    or groups, a group's directory, or one file of them.
     """
 
 
@@ -94,6 +94,40 @@ def verify(*, path: str) -> None:
         raise VerifyFailed(
             f"{path}: {output.count_text(counts['problem'], 'problem')}; the first is in {_place(problems[0])}",
             {"path": path, "problem_count": counts["problem"]},
+        )
+
+
+@command.command("accept-loss")
+@click.argument("directory", type=click.Path())
+@click.option("--group", type=click.IntRange(min=0), required=True, metavar="N", help="The group whose end is lost.")
+@click.option("--yes", "-y", is_flag=True, help="What is given up cannot be had back: yes, give it up.")
+@output_options
+def accept_loss(*, directory: str, group: int, yes: bool) -> None:
+    """Let a group's log end where it ends, and give up what was promised above.
+
+    For a partition whose end is lost from every file: its node refuses to lead it until this is decided (or until the
+    files are restored, which is better). The node must not be running. The decision is written into the journal.
+    """
+    if not yes:
+        raise NotConfirmed(
+            f"nothing was given up of group {group}", {"group": group}, hint="--yes gives up what cannot be had back"
+        )
+    from logd.store.files import OsFileSystem  # noqa: PLC0415  # help needs no store
+    from logd.store.offline import accept_loss as accept  # noqa: PLC0415
+
+    out = output.current()
+    try:
+        loss = accept(OsFileSystem(), directory, group)
+    except OSError as error:
+        raise file_error(error, error.filename or directory) from error
+    if out.as_json:
+        click.echo(output.json_line({"group": group, "loss": None if loss is None else loss._asdict()}))
+    elif loss is None:
+        click.echo(f"group {group} has lost nothing of its end")
+    else:
+        click.echo(
+            f"group {group}: gave up indexes {loss.first_index} to {loss.next_index - 1}; "
+            f"the next offset is {loss.next_offset}"
         )
 
 

@@ -391,7 +391,7 @@ def _what_is_lost(log: Log) -> str:
         return ""
     return (
         f"lost what was promised above index {log.end.index}, up to {log.floor.index}: see {log.directory}; "
-        "restore the directory, or accept the loss offline"
+        f"restore the directory, or stop the node and `logctl segment accept-loss DATA --group {log.group}`"
     )
 
 
