@@ -103,6 +103,8 @@ class NodePartition:
 
     async def offset_at(self, timestamp_ms: int) -> int:
         """Look a time up in the indexes."""
+        # As in `read`: what is committed counts, and the indexes know of it once it is in its segment.
+        await self.wait_beyond(self.bounds().high_watermark - 1)
         while True:
             log = self._log()
             try:

@@ -114,6 +114,28 @@ async def test_what_was_acknowledged_is_found_although_its_segment_is_not_writte
         assert listed.offset == produced.base_offset + 1
 
 
+async def test_a_lookup_by_time_counts_what_was_acknowledged_although_its_segment_is_not_written_yet(
+    tmp_path: Path,
+) -> None:
+    disk = HeldDisk()
+    async with running(tmp_path, disk) as client:
+        await client.create_topic("slow")
+        disk.segments_released.clear()
+        produced = await client.produce("slow", 0, encode_batch([(b"only", None, 0, None)]))
+        listed: list[int] = []
+
+        async def look_up(timestamp_ms: int) -> None:
+            listed.append((await client.list_offsets("slow", 0, timestamp_ms)).offset)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look_up, 2**62)
+            await client.ping()
+            assert not listed, "the segment is held"
+            disk.segments_released.set()
+
+        assert listed == [produced.base_offset + 1]
+
+
 async def test_a_failed_sync_of_the_journal_ends_the_node(tmp_path: Path) -> None:
     disk = HeldDisk()
 
