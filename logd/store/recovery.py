@@ -566,6 +566,16 @@ class _Hole:
     place: Place | None
 
 
+@dataclass(slots=True)
+class _Searched:
+    """The rest of a segment, in which indexes up to `last_index` were searched for in vain."""
+
+    segment: int
+    begin: int
+    data: bytes
+    last_index: int
+
+
 class Restorer:
     """Brings one group's directory to what the journal says."""
 
@@ -581,6 +591,7 @@ class Restorer:
         self._changed: set[int] = set()
         self._good: dict[int, _Good] = {}
         self._holes: list[_Hole] = []
+        self._searched: _Searched | None = None
 
     def restore(self) -> Log:
         """R3: write, verify, cut, sync. Raises OSError; then nothing may be promised, and it can be repeated."""
@@ -799,9 +810,16 @@ class Restorer:
         file = self._file(first)
         assert file is not None
         begin = cursor.end_position if cursor is not None and cursor.segment == first else SEGMENT_HEADER_BYTES
-        data = file.pread(file.size() - begin, begin)
+        searched = self._searched
+        if searched is None or (searched.segment, searched.begin) != (first, begin):
+            # Space that was allocated and never written is zeros: not worth a search, and often all there is.
+            data = file.pread(file.size() - begin, begin).rstrip(b"\0")
+            searched = self._searched = _Searched(first, begin, data, index - 1)
+        data = searched.data
         last = min(index + RESYNC_INDEXES_MAX, self._replayed.promised[0])
-        for wanted in range(index, last + 1):
+        # Each index is searched for once: a segment without a single readable batch costs its size for each, not more.
+        for wanted in range(max(index, searched.last_index + 1), last + 1):
+            searched.last_index = wanted
             pattern = _INDEX_FIELD.pack(wanted)
             at = data.find(pattern)
             while at >= 0:
