@@ -2,6 +2,7 @@
 
 import random
 import statistics
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -36,17 +37,35 @@ async def load(producer: wire.Producer, sent: list[Sent], done: trio.Event) -> N
             await sent[0][-1][1].wait()
 
 
+def has_all(records: list[tuple[int, bytes | None]], count: int) -> bool:
+    return len(records) >= count
+
+
+async def follow(
+    node: LogdProcess,
+    seen: list[list[tuple[int, bytes | None]]],
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Read everything as it comes, across every kill, on a connection of its own."""
+    async with node.client() as client, wire.Consumer(client, "load") as consumer:
+        task_status.started()
+        async for record in consumer:
+            seen[record.partition].append((record.offset, record.value))
+
+
 async def test_what_is_acknowledged_survives_kill_9_at_any_moment_once_and_in_order(tmp_path: Path) -> None:
     chance = random.Random(2)
     sent: list[Sent] = [[] for _ in range(PARTITIONS)]
+    seen: list[list[tuple[int, bytes | None]]] = [[] for _ in range(PARTITIONS)]
     restarts: list[float] = []
     with LogdProcess(tmp_path, SMALL) as node, trio.fail_after(100):
         node.start()
-        async with node.client() as client:
+        async with node.client() as client, trio.open_nursery() as readers:
             await client.create_topic("load", PARTITIONS)
             batching = {"linger_seconds": 0.001, "batch_records_max": 20}
             async with wire.Producer(client, "load", **batching, buffer_bytes_max=1 << 20) as producer:  # type: ignore[arg-type]  # each has its type
                 done = trio.Event()
+                await readers.start(follow, node, seen)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(load, producer, sent, done)
                     for kill in range(KILL_ROUNDS):
@@ -80,6 +99,11 @@ async def test_what_is_acknowledged_survives_kill_9_at_any_moment_once_and_in_or
                 expected = [(receipt.offset, value) for receipt, (value, _) in zip(receipts, records, strict=True)]
                 assert stored == expected
                 assert [offset for offset, _ in stored] == list(range(len(stored)))
+                # Whoever followed all the while got the same, and no record twice.
+                wanted = partial(has_all, seen[partition], len(stored))
+                await wait_until(wanted, "who follows has read to the end")
+                assert seen[partition] == stored
+            readers.cancel_scope.cancel()
         node.kill()
         verify_directory(node.data)
         node.start()
