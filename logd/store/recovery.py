@@ -572,6 +572,8 @@ class _Searched:
 
     segment: int
     begin: int
+    position: int
+    """Where `data` stands in the file."""
     data: bytes
     last_index: int
 
@@ -813,8 +815,10 @@ class Restorer:
         searched = self._searched
         if searched is None or (searched.segment, searched.begin) != (first, begin):
             # Space that was allocated and never written is zeros: not worth a search, and often all there is.
-            data = file.pread(file.size() - begin, begin).rstrip(b"\0")
-            searched = self._searched = _Searched(first, begin, data, index - 1)
+            whole = file.pread(file.size() - begin, begin)
+            data = whole.lstrip(b"\0")
+            position = begin + len(whole) - len(data)
+            searched = self._searched = _Searched(first, begin, position, data.rstrip(b"\0"), index - 1)
         data = searched.data
         last = min(index + RESYNC_INDEXES_MAX, self._replayed.promised[0])
         # Each index is searched for once: a segment without a single readable batch costs its size for each, not more.
@@ -823,7 +827,7 @@ class Restorer:
             pattern = _INDEX_FIELD.pack(wanted)
             at = data.find(pattern)
             while at >= 0:
-                position = begin + at - _INDEX_FIELD_POSITION
+                position = searched.position + at - _INDEX_FIELD_POSITION
                 good = self._read_batch(first, position, wanted) if position >= begin else None
                 if good is not None:
                     return good
