@@ -88,6 +88,7 @@ class Node:
         clock = trio.current_time
         self._log = LimitedLogger(get_logger("node"), limiter, clock)
         self._server_log = LimitedLogger(get_logger("server"), limiter, clock)
+        self._driver: Driver | None = None
         self._stop = trio.Event()
         self._stop_at_once = trio.Event()
 
@@ -158,8 +159,8 @@ class Node:
         return store
 
     def _producers_of(self, group: int) -> tuple[int, bytes] | None:
-        # The store is opened first, and asks only when it is driven.
-        return self._driver.producers_of(group)
+        # The store is opened first; when it is closed again before there was a driver, nobody knows of producers.
+        return self._driver.producers_of(group) if self._driver is not None else None
 
     def _make_driver(self, store: Store) -> Driver:
         config = self.config
@@ -170,9 +171,8 @@ class Node:
         )
         meta_log = store.groups.get(META_GROUP)
         meta = MetaState.restore(meta_log.start.state if meta_log else b"")
+        _check_meta(store, meta_log)
         if meta_log is not None:
-            if lost := _what_is_lost(meta_log):
-                raise CorruptBatch(f"group 0, which holds the topics, {lost}", {"group": META_GROUP})
             _replay_meta(meta, meta_log)
         driver = Driver(config.node.name, options, AppendClock.started(read_clock()), meta)
         for group, log in store.groups.items():
@@ -383,6 +383,29 @@ def _start_after(producers: ProducerTable, log: Log, before: LogEnd) -> Start:
         append_timestamp=before.append_timestamp,
         producers=producers.encode(),
     )
+
+
+def _check_meta(store: Store, log: Log | None) -> None:
+    """Refuse to go on without the topics: a node that forgot them would give up every partition's files.
+
+    Raises CorruptBatch, with nothing changed.
+    """
+    problem = ""
+    if log is None:
+        problem = "is missing, and partitions are here" if store.groups else ""
+    elif not log.is_start_readable and log.start.index > 0:
+        problem = "lost the start file with its state"
+    elif log.damage:
+        first = log.damage[0]
+        problem = f"cannot be read at index {first.first_index}"
+    else:
+        problem = _what_is_lost(log)
+    if problem:
+        raise CorruptBatch(
+            f"group 0, which holds the topics, {problem}: restore {store.context.layout.group(META_GROUP)} "
+            "from a copy; nothing was changed",
+            {"group": META_GROUP},
+        )
 
 
 def _what_is_lost(log: Log) -> str:

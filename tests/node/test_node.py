@@ -1,5 +1,6 @@
 """The node in the test's own loop: real TLS, a real directory, and a disk that does what the test wants."""
 
+import shutil
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from logd.replica.driver import META_BATCHES_PER_SNAPSHOT
 from logd.security.ca import DevelopmentCertificates, ensure_development_certificates
 from logd.security.tls import SecurityError
 from logd.store.files import Buffer, File, FileSystem, OsFileSystem
-from wire.errors import ConnectionLost
+from wire.errors import ConnectionLost, CorruptBatch
 from wire.messages import InitProducer
 from wire.record import check_alone, decode_records, encode_batch
 
@@ -185,3 +186,21 @@ async def test_a_certificate_of_another_node_is_refused_before_anything_is_touch
         await make_node(tmp_path).run()
 
     assert not (tmp_path / "node.json").exists()
+
+
+async def test_a_node_that_lost_its_topics_gives_up_nothing_else(tmp_path: Path) -> None:
+    groups = tmp_path / "groups"
+    async with running(tmp_path) as client:
+        await client.create_topic("kept")
+        await client.produce("kept", 0, encode_batch([(b"kept", None, 0, None)]))
+    shutil.rmtree(groups / ("0" * 20))
+    async with running(tmp_path) as client:
+        assert [topic.topic for topic in (await client.metadata()).topics] == ["kept"], "the journal still has it"
+    shutil.rmtree(groups / ("0" * 20))
+    kept = sorted((groups / f"{1:020}").glob("*.log"))
+
+    with pytest.raises(CorruptBatch, match="group 0"):
+        await make_node(tmp_path).run()
+
+    assert kept
+    assert sorted((groups / f"{1:020}").glob("*.log")) == kept
