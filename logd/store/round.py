@@ -45,7 +45,7 @@ from logd.store.format import (
 from logd.store.index import append_entry, index_path
 from logd.store.journal import Journal, JournalFile
 from logd.store.log import Cut, Log, Placed
-from logd.store.open_files import OpenFiles
+from logd.store.open_files import Borrowed, OpenFiles
 from logd.store.segment import Segment
 from wire.record import HEADER_BYTES, LENGTH_FIELD_BYTES, BatchHeader, StampedBatch
 
@@ -130,6 +130,7 @@ class _LogWork:
 
     __slots__ = (
         "begin",
+        "borrowed",
         "buffers",
         "cut",
         "entries",
@@ -172,6 +173,7 @@ class _LogWork:
         self.items: list[tuple[BatchHeader, Segment, int]] = []
         self.entries: list[tuple[int, int, int, int]] = []
         self.placed: Placed | None = None
+        self.borrowed: Borrowed | None = None
         if log is not None:
             self._continue_from(log.tail, log.active)
             self.term_max = log.hard_state.term if log.hard_state is not None else None
@@ -307,18 +309,25 @@ class _LogWork:
             return
         if not self.items or segment_ is None or segment_.is_retired:
             return
-        if segment_.pin is None:
-            try:
-                segment_.pin = open_files.borrow(segment_)
-            except ReadOutdated:
-                return
-            assert segment_.pin is not None
-        segment_.pin.file.pwritev(self.buffers, self.begin)
+        # A borrow of its own: the owner may give the segment up, and its pin with it, while this is written.
+        try:
+            self.borrowed = open_files.borrow_open(segment_)
+        except ReadOutdated:
+            return
+        self.borrowed.file.pwritev(self.buffers, self.begin)
 
     def apply_written(self) -> None:
         """Let readers see the batches. Owner's thread."""
         for segment in self.voided:
             segment.unpin()
+        if self.borrowed is not None:
+            # The segment has unsynced bytes from now on, so its file stays open until they are synced.
+            assert self.segment is not None
+            if self.segment.pin is None and not self.segment.is_retired:
+                self.segment.pin = self.borrowed
+            else:
+                self.borrowed.release()
+            self.borrowed = None
         placed, log = self.placed, self.log
         if placed is None or log is None:
             return
