@@ -192,6 +192,11 @@ class RaftActor:
         self._stopping = True
         self._doorbell.ring()
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether `run` ended because everything was durable and in its segments."""
+        return self._quiet.is_set()
+
     def start_waiting(self) -> None:
         """Start a round with what waits, if none is under way: called when a session has handled all that arrived.
 
@@ -275,8 +280,9 @@ class RaftActor:
         """Try again, now and then, what found the disk full: groups that could not be made, a journal with no file."""
         while True:
             await trio.sleep(RETRY_SECONDS)
-            if self._stuck is not None or self._abandoned:
+            if self._stuck is not None or self._abandoned or self.driver.is_short:
                 self._abandoned = False
+                self.driver.retry_space()
                 self.driver.reconcile()
                 if self._stuck is not None:
                     self._submit(self._stuck)
@@ -461,9 +467,9 @@ class RaftActor:
 
     def propose_retention(self, group: int, start: Start) -> None:
         """Let a group decide that its log begins at `start` from now on."""
-        self._starts[group, start.index] = start
-        self.driver.propose_retention(group, start.index, start.offset, self._read_clock())
-        self._doorbell.ring()
+        if self.driver.propose_retention(group, start.index, start.offset, self._read_clock()):
+            self._starts[group, start.index] = start
+            self._doorbell.ring()
 
     def report_unreadable(self, group: int, error: OSError) -> None:
         """Tell the operator that a stored file cannot be read."""

@@ -108,13 +108,14 @@ class Disk:
             taken.append(self._completions.popleft())
         return taken
 
-    async def stop(self) -> None:
-        """Let both threads finish what they have, and end them."""
+    async def stop(self, seconds: float) -> bool:
+        """Let both threads finish what they have, and end them; false if the disk keeps them longer than `seconds`."""
         self._rounds.put(None)
         self._jobs.put(None)
         with trio.CancelScope(shield=True):
             for thread in self._threads:
-                await trio.to_thread.run_sync(thread.join)
+                await trio.to_thread.run_sync(thread.join, seconds)
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _write_rounds(self) -> None:
         # The round that is durable and not in its segments yet. At most one is when the next is written: what readers

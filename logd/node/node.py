@@ -201,8 +201,11 @@ class Node:
             driver.reconcile()
             await self._serve(context, actor, corks)
         finally:
-            await disk.stop()
-            doorbell.close()
+            if not await disk.stop(STOP_SECONDS):
+                # The doorbell stays open: a thread that comes back rings it, and its number must not be another file's.
+                self._log.error("disk_hangs", seconds=STOP_SECONDS)
+            else:
+                doorbell.close()
 
     async def _serve(self, context: ssl.SSLContext, actor: RaftActor, corks: Corks) -> None:
         gate = Gate()
@@ -221,7 +224,10 @@ class Node:
             actor.stop()
             # A disk that hangs must not keep a stopping node for ever; what was promised is durable by then.
             actors.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
-        self._log.info("stopped", node=self.config.node.name)
+        if actor.is_quiet:
+            self._log.info("stopped", node=self.config.node.name)
+        else:
+            self._log.error("stopped_before_the_disk_was_done", node=self.config.node.name)
 
     async def _run_actor(self, actor: RaftActor, scope: trio.CancelScope) -> None:
         await actor.run()

@@ -215,6 +215,8 @@ class Driver:
         # Invariant: every group in it is wanted by meta. A new group that is not in it any more when its start is
         # durable was deleted meanwhile, and is removed again.
         self._creating: set[int] = set()
+        # Groups whose control batches found no space: nobody can be refused for these, so they are tried again.
+        self._short: set[int] = set()
         self._answers: list[Answer] = []
         self._nodes = (node,)
 
@@ -333,13 +335,17 @@ class Driver:
         batch = encode_batch([(encode_command(command), None, self.clock.now_ms(reading), None)])
         return self.propose(META_GROUP, Proposal(batch, decode_header(batch), Acks.QUORUM, None, reply))
 
-    def propose_retention(self, group: int, index: int, offset: int, reading: ClockReading) -> None:
-        """Let a group decide that everything below `index`, and so below `offset`, is given up."""
+    def propose_retention(self, group: int, index: int, offset: int, reading: ClockReading) -> bool:
+        """Let a group decide that everything below `index`, and so below `offset`, is given up.
+
+        False if it was not taken: the group is gone or lost, or a decision waits already.
+        """
         replica = self._replicas.get(group)
-        if replica is None or replica.lost:
-            return
+        if replica is None or replica.lost or any(waiting.header.is_control for waiting in replica.waiting):
+            return False
         batch = control_batch(ControlKind.RETENTION, index, offset, timestamp_ms=self.clock.now_ms(reading))
         self._queue(replica, Proposal(batch, decode_header(batch), Acks.QUORUM, None, None))
+        return True
 
     def _queue(self, replica: _Replica, proposal: Proposal) -> None:
         replica.waiting.append(proposal)
@@ -363,6 +369,19 @@ class Driver:
             self.waiting_bytes -= len(proposal.batch)
             self._answers.append(Answer(proposal.reply, error))
         replica.waiting = kept
+        if kept:
+            self._short.add(group)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether control batches wait for space that could not be had: see `retry_space`."""
+        return bool(self._short)
+
+    def retry_space(self) -> None:
+        """Let what could not be refused ask for space again; to be called now and then while `is_short`."""
+        for group in self._short & self._replicas.keys():
+            self._active[group] = None
+        self._short.clear()
 
     # --- Rounds -------------------------------------------------------------------------------------------------------
 

@@ -90,12 +90,17 @@ def values(batches: bytes) -> list[bytes | None]:
     return [record.value for record in decode_records(check_alone(batches), batches, 0)]
 
 
+async def fill_and_find(client: wire.Client, topic: str) -> None:
+    """Produce and read one record: whatever was under way to the segments before it is there now."""
+    first = await client.produce(topic, 0, encode_batch([(b"first", None, 0, None)]))
+    assert values((await client.fetch(topic, 0, first.base_offset)).batches) == [b"first"]
+
+
 async def test_what_was_acknowledged_is_found_although_its_segment_is_not_written_yet(tmp_path: Path) -> None:
     disk = HeldDisk()
     async with running(tmp_path, disk) as client:
         await client.create_topic("slow")
-        first = await client.produce("slow", 0, encode_batch([(b"first", None, 0, None)]))
-        assert values((await client.fetch("slow", 0, first.base_offset)).batches) == [b"first"]
+        await fill_and_find(client, "slow")
         disk.segments_released.clear()
 
         produced = await client.produce("slow", 0, encode_batch([(b"second", None, 0, None)]))
@@ -121,6 +126,7 @@ async def test_a_lookup_by_time_counts_what_was_acknowledged_although_its_segmen
     disk = HeldDisk()
     async with running(tmp_path, disk) as client:
         await client.create_topic("slow")
+        await fill_and_find(client, "slow")
         disk.segments_released.clear()
         produced = await client.produce("slow", 0, encode_batch([(b"only", None, 0, None)]))
         listed: list[int] = []

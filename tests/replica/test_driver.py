@@ -792,3 +792,20 @@ def test_a_start_does_not_bring_a_removed_group_back() -> None:
     node.driver.install(other, start, None)
     assert kinds(node.round()) == [(Remove, group), (Remove, other)]
     assert not node.driver.has_work
+
+
+def test_a_decision_that_found_no_space_is_tried_again_and_no_second_one_waits_beside_it() -> None:
+    node, (group,) = ready()
+    node.make_room = lambda: FakeRoom(without_reserve={group})
+    assert node.driver.propose_retention(group, 1, 0, node.reading)
+    assert not node.driver.propose_retention(group, 1, 0, node.reading), "one waits already"
+    assert node.take_round() == []
+    node.driver.on_space(group, DiskFull("not even the reserve"))
+    assert not node.driver.has_work, "it is not tried at once: the disk is as full as before"
+    assert node.driver.is_short
+
+    node.make_room = FakeRoom
+    node.driver.retry_space()
+
+    assert kinds(node.take_round()) == [(Append, group)]
+    assert not node.driver.is_short

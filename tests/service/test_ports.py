@@ -43,7 +43,7 @@ async def node_cluster(directory: Path) -> AsyncIterator[NodeCluster]:
             yield cluster
             actor.stop()
     finally:
-        await disk.stop()
+        assert await disk.stop(30)
         doorbell.close()
         store.close()
 
