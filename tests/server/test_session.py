@@ -817,6 +817,7 @@ async def test_a_node_without_requests_is_drained_at_once(server: Server) -> Non
         await client.ask(Subscribe("orders", 0, 0, 1_000))
         with trio.fail_after(1):
             await server.gate.drain()
+        assert not server.gate.is_open
 
 
 async def test_what_was_answered_leaves_when_the_session_is_cancelled(

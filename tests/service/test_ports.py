@@ -167,6 +167,7 @@ async def test_whoever_waits_is_woken_by_a_record(any_cluster: Cluster) -> None:
             await trio.testing.wait_all_tasks_blocked()
             await produce(any_cluster, partition, batch_of(2))
         await partition.wait_beyond(1)
+    assert partition.bounds().high_watermark == 2
 
 
 @pytest.mark.parametrize("is_heard", [True, False])
