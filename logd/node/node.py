@@ -5,6 +5,7 @@ one idea: the nursery tree is the order of shutdown. What was promised is made d
 outermost, and the listeners, which take new work, are the innermost.
 """
 
+import contextlib
 import os
 import ssl
 import time
@@ -241,8 +242,12 @@ class Node:
         sockets = await self._listen()
         port: int = sockets[0].socket.getsockname()[1]
         cluster = NodeCluster(config.node.name, (address.host, port), actor, trio.CapacityLimiter(config.store.readers))
-        # Whoever gets in finds every partition that was there before.
-        await cluster.wait_ready([META_GROUP, *actor.driver.groups()])
+        with contextlib.ExitStack() as unserved:
+            for listening in sockets:
+                unserved.callback(listening.socket.close)
+            # Whoever gets in finds every partition that was there before.
+            await cluster.wait_ready([META_GROUP, *actor.driver.groups()])
+            unserved.pop_all()
         listener = Listener(
             lambda: context,
             config.node.cluster_name,

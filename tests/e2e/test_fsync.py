@@ -122,6 +122,19 @@ async def test_an_fsync_that_fails_during_recovery_ends_the_start(tmp_path: Path
         assert node.wait() == 0
 
 
+async def test_a_disk_that_fails_before_the_node_is_ready_ends_the_start(tmp_path: Path) -> None:
+    with LogdProcess(tmp_path, SMALL) as node, trio.fail_after(2 * PATIENCE_SECONDS):
+        # The space of group 0's first segment: its leader's first batch waits for it, and the node for that.
+        node.prefix = ["strace", "-D", "-f", "-o", str(tmp_path / "trace"), "-e", "trace=fallocate"]
+        node.prefix += ["-e", "inject=fallocate:error=EIO:when=1"]
+        code, _ = await trio.to_thread.run_sync(node.run_to_end)
+        check_last_words(node, code)
+        node.prefix = []
+        node.start()
+        node.stop()
+        node.check_log()
+
+
 async def test_what_the_disk_does_not_give_is_a_typed_error_and_everything_else_goes_on(tmp_path: Path) -> None:
     ledger = Ledger()
     with LogdProcess(tmp_path, SMALL) as node, trio.fail_after(2 * PATIENCE_SECONDS):
