@@ -160,6 +160,8 @@ class RaftActor:
         self._log = log
         self._after_answers = after_answers
         self._round: Round | None = None
+        # Durable rounds that are to be brought to their segments once the answers have left: empty between two steps.
+        self._settling: deque[Round] = deque()
         # The groups of each round that is not written to its segments yet, in order.
         self._groups_of_rounds: deque[set[int]] = deque()
         self._stuck: Sequence[RoundEntry] | None = None
@@ -220,6 +222,8 @@ class RaftActor:
             answer.reply(answer.outcome)
         if answers:
             self._after_answers()
+        while self._settling:
+            self._disk.submit_settling(self._settling.popleft())
         self._tidy()
         # A round that is stuck is not to be overtaken by the empty one: its batches would be lost, and answered for.
         is_idle = self._round is None and self._stuck is None and not self._groups_of_rounds
@@ -296,6 +300,7 @@ class RaftActor:
             case Stage.DURABLE:
                 subject.apply_durable()
                 self._round = None
+                self._settling.append(subject)
                 if self.driver.on_durable():
                     self._changes.unpark_all()
                 self._ask_for_space()

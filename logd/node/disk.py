@@ -12,14 +12,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import trio
-
-# How long a durable round waits for the next one to go ahead of it on its way to the segments. No promise waits for the
-# segments, so the next write comes first, and so do the answers, which want the interpreter at the same moment; a lone
-# reader at the end of a log waits this much longer for a record.
-SETTLE_SECONDS: Final = 0.0002
 
 
 class Stage(Enum):
@@ -82,7 +77,7 @@ class Disk:
     def __init__(self, doorbell: Doorbell) -> None:
         self._doorbell = doorbell
         self._completions: deque[Completion] = deque()
-        self._rounds: queue.SimpleQueue[RoundWork | None] = queue.SimpleQueue()
+        self._rounds: queue.SimpleQueue[tuple[Stage, RoundWork] | None] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[JobWork | None] = queue.SimpleQueue()
         self._threads = (
             threading.Thread(target=self._write_rounds, name="logd-writer", daemon=True),
@@ -94,8 +89,17 @@ class Disk:
             thread.start()
 
     def submit_round(self, work: RoundWork) -> None:
-        """Have a round written; completions DURABLE and WRITTEN follow, or one with an error."""
-        self._rounds.put(work)
+        """Have a round written; a completion DURABLE follows."""
+        self._rounds.put((Stage.DURABLE, work))
+
+    def submit_settling(self, work: RoundWork) -> None:
+        """Have a durable round brought to its segments, rounds in order; a completion WRITTEN follows.
+
+        It is asked for when the answers have left, and behind the next round if there is one: no promise waits for the
+        segments, and at the moment of the answers the interpreter is wanted elsewhere. (Letting the writer do it by itself
+        after a moment costs a lone produce a tenth: that moment ends just when the next request comes.)
+        """
+        self._rounds.put((Stage.WRITTEN, work))
 
     def submit_job(self, work: JobWork) -> None:
         """Have a job run; a completion DONE follows."""
@@ -118,24 +122,11 @@ class Disk:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _write_rounds(self) -> None:
-        # The round that is durable and not in its segments yet. At most one is when the next is written: what readers
-        # wait for stays bounded.
-        unsettled: RoundWork | None = None
-        while True:
-            try:
-                work = self._rounds.get(timeout=None if unsettled is None else SETTLE_SECONDS)
-                if work is not None and not self._attempt(Stage.DURABLE, work, work.write):
-                    return
-            except queue.Empty:
-                work = None
-                is_over = False
-            else:
-                is_over = work is None
-            if unsettled is not None and not self._attempt(Stage.WRITTEN, unsettled, unsettled.settle):
+        while (item := self._rounds.get()) is not None:
+            stage, work = item
+            # After a failure nothing may be written any more; what is still asked for is left.
+            if not self._attempt(stage, work, work.write if stage is Stage.DURABLE else work.settle):
                 return
-            if is_over:
-                return
-            unsettled = work
 
     def _run_jobs(self) -> None:
         while (work := self._jobs.get()) is not None:
