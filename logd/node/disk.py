@@ -96,8 +96,8 @@ class Disk:
         """Have a durable round brought to its segments, rounds in order; a completion WRITTEN follows.
 
         It is asked for when the answers have left, and behind the next round if there is one: no promise waits for the
-        segments, and at the moment of the answers the interpreter is wanted elsewhere. (Letting the writer do it by itself
-        after a moment costs a lone produce a tenth: that moment ends just when the next request comes.)
+        segments, and at the moment of the answers the interpreter is wanted elsewhere. Letting the writer do it by
+        itself after a while costs a lone produce a tenth: the while ends just when the next request comes.
         """
         self._rounds.put((Stage.WRITTEN, work))
 
