@@ -39,6 +39,7 @@ from logd.store.layout import (
     SEGMENT_SUFFIX,
     START_SUFFIX,
     Layout,
+    number_name,
     parse_number,
 )
 from logd.store.open_files import OpenFiles
@@ -311,9 +312,35 @@ def _json_value(value: Any) -> Any:
 
 
 def _groups(files: FileSystem, directory: _Directory) -> Iterator[Finding]:
-    for name in files.listdir(directory.layout.groups):
-        if parse_number(name) is not None:
-            yield from _group(files, directory, f"{directory.layout.groups}/{name}")
+    present = {group for name in files.listdir(directory.layout.groups) if (group := parse_number(name)) is not None}
+    for group in sorted(present):
+        yield from _group(files, directory, directory.layout.group(group))
+    promised = directory.replay.groups if directory.replay is not None else {}
+    missing = sorted(promised.keys() - present)
+    if missing:
+        # A running node may have removed them since the journal was read: what it says now counts.
+        again = _directory_of(files, directory.layout.directory)
+        still = again.replay.groups if again.replay is not None else {}
+        for group in missing:
+            path = directory.layout.group(group)
+            if group in still and not files.exists(path):
+                yield _missing(path, still[group], still[group].start.index + 1, None, "its directory is missing")
+
+
+def _missing(path: str, promised: Replayed, first_index: int, next_index: int | None, reason: str) -> Finding:
+    """What was promised and has no file: a problem, unless the journal still holds all of it."""
+    end = promised.promised[0] + 1 if next_index is None else next_index
+    in_journal = {placement.index for placement in promised.placements}
+    indexes = range(first_index, end)
+    is_in_journal = bool(indexes) and not promised.is_base_doubtful and all(index in in_journal for index in indexes)
+    values = {
+        "group": promised.group,
+        "index": first_index,
+        "promised_index": promised.promised[0],
+        "verdict": "in_journal" if is_in_journal else "corruption",
+        "reason": reason,
+    }
+    return Finding("stop", path, is_problem=not is_in_journal, values=values)
 
 
 def _group(files: FileSystem, directory: _Directory, path: str) -> Iterator[Finding]:
@@ -328,8 +355,13 @@ def _group(files: FileSystem, directory: _Directory, path: str) -> Iterator[Find
             yield finding
             if found is not None and (promised is None or found.index == promised.start.index):
                 start = found
+    if promised is not None and start is None:
+        yield from _missing_start(files, path, promised)
     walk = _Walk(directory, group, promised, start)
     firsts = sorted(first for name in names if (first := parse_number(name, SEGMENT_SUFFIX)) is not None)
+    if promised is not None and firsts and firsts[0] > promised.start.index + 1:
+        reason = f"the segments begin with index {firsts[0]}, and the log with {promised.start.index + 1}"
+        yield _missing(path, promised, promised.start.index + 1, firsts[0], reason)
     for first, following in zip_longest(firsts, firsts[1:]):
         if promised is not None and following is not None and following <= promised.start.index + 1:
             continue  # wholly below the start: it waits to be unlinked
@@ -339,6 +371,14 @@ def _group(files: FileSystem, directory: _Directory, path: str) -> Iterator[Find
             yield _index_file(files, f"{path}/{name}", group)
     if promised is not None:
         yield from walk.end(path)
+
+
+def _missing_start(files: FileSystem, path: str, promised: Replayed) -> Iterator[Finding]:
+    """The start that the journal names is not there, or cannot be read (which was told with the file)."""
+    expected = f"{path}/{number_name(promised.start.index)}{START_SUFFIX}"
+    if not files.exists(expected):
+        values = {"group": promised.group, "index": promised.start.index, "reason": "the start file is missing"}
+        yield Finding("start", expected, is_problem=True, values=values)
 
 
 def _file_of_group(files: FileSystem, directory: _Directory, path: str) -> Iterator[Finding]:

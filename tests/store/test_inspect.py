@@ -153,3 +153,33 @@ def test_a_path_that_is_no_part_of_a_data_directory_is_refused() -> None:
         list(inspect(files, "/elsewhere"))
     with pytest.raises(FileNotFoundError):
         list(inspect(files, "/nowhere"))
+
+
+def test_whatever_file_is_missing_its_loss_is_told() -> None:
+    whole = prepared(count=300)
+    names = whole.listdir(GROUP)
+    firsts = [name for name in names if name.endswith(".log")]
+    assert len(firsts) > 2
+    start = f"{GROUP}/00000000000000000000.start"
+
+    for lost in (start, f"{GROUP}/{firsts[0]}", f"{GROUP}/{firsts[1]}"):
+        files = whole.kill()
+        files.unlink(lost)
+        assert problems(list(inspect(files, "/data"))), lost
+
+    files = whole.kill()
+    for name in names:
+        files.unlink(f"{GROUP}/{name}")
+    files.rmdir(GROUP)
+    (told,) = problems(list(inspect(files, "/data")))
+    assert (told.path, told.values["index"], told.values["promised_index"]) == (GROUP, 1, 300)
+    assert "missing" in told.values["reason"]
+
+
+def test_a_directory_that_the_journal_can_make_again_is_no_loss() -> None:
+    files = prepared(count=3)
+    for name in files.listdir(GROUP):
+        if not name.endswith(".start"):
+            files.unlink(f"{GROUP}/{name}")
+
+    assert problems(list(inspect(files, "/data"))) == []
