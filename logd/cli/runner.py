@@ -65,6 +65,9 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 def _report(error: BaseException, program: str, words: Sequence[str], translate: Translate | None) -> int:
     if isinstance(error, SystemExit):
+        # In this mode click exits by itself only where a pipe was closed under what it printed, and then with 1.
+        if error.code == 1:
+            return Exit.BROKEN_PIPE
         return error.code if isinstance(error.code, int) else Exit.INTERNAL
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code

@@ -1,6 +1,9 @@
 """Whatever comes out of a command becomes one line and an exit code."""
 
 import json
+import os
+import subprocess
+import sys
 
 import click
 import pytest
@@ -99,3 +102,19 @@ def test_a_defect_shows_its_place_when_asked(
     monkeypatch.setenv("LOGCTL_TRACEBACK", "1")
     assert run(command_raising(ZeroDivisionError()), "prog", []) == Exit.INTERNAL
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["completion", "bash"], ["produce", "--help"]])
+def test_a_pipe_that_was_closed_is_told_by_the_exit_code_and_nothing_else(words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", "from logd.cli.logctl import main; main()", *words],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (Exit.BROKEN_PIPE, b"")
