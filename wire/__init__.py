@@ -24,7 +24,41 @@ if TYPE_CHECKING:
     from wire.connection import Limits as Limits
     from wire.consumer import Batch as Batch
     from wire.consumer import Consumer as Consumer
+    from wire.errors import BatchTooLarge as BatchTooLarge
+    from wire.errors import BufferFull as BufferFull
+    from wire.errors import ClientClosed as ClientClosed
+    from wire.errors import ClientError as ClientError
+    from wire.errors import ConnectionFailed as ConnectionFailed
+    from wire.errors import ConnectionLost as ConnectionLost
+    from wire.errors import CorruptBatch as CorruptBatch
+    from wire.errors import DiskFull as DiskFull
+    from wire.errors import DuplicateSequence as DuplicateSequence
+    from wire.errors import Fenced as Fenced
+    from wire.errors import InternalError as InternalError
+    from wire.errors import InvalidBatch as InvalidBatch
+    from wire.errors import InvalidRequest as InvalidRequest
+    from wire.errors import InvalidTopic as InvalidTopic
     from wire.errors import LogdError as LogdError
+    from wire.errors import Misconfigured as Misconfigured
+    from wire.errors import NotAuthorized as NotAuthorized
+    from wire.errors import NotLeader as NotLeader
+    from wire.errors import NotYetAvailable as NotYetAvailable
+    from wire.errors import OffsetMismatch as OffsetMismatch
+    from wire.errors import OffsetOutOfRange as OffsetOutOfRange
+    from wire.errors import OutcomeUnknown as OutcomeUnknown
+    from wire.errors import Overloaded as Overloaded
+    from wire.errors import ProtocolError as ProtocolError
+    from wire.errors import RecordTooLarge as RecordTooLarge
+    from wire.errors import SequenceGap as SequenceGap
+    from wire.errors import ServerError as ServerError
+    from wire.errors import ShuttingDown as ShuttingDown
+    from wire.errors import StorageFailed as StorageFailed
+    from wire.errors import TopicExists as TopicExists
+    from wire.errors import TopicNotFound as TopicNotFound
+    from wire.errors import UndecodableBatch as UndecodableBatch
+    from wire.errors import UnknownError as UnknownError
+    from wire.errors import UnknownProducer as UnknownProducer
+    from wire.errors import Unsupported as Unsupported
     from wire.messages import ClusterMetadata as ClusterMetadata
     from wire.messages import Fetched as Fetched
     from wire.messages import ListedOffsets as ListedOffsets
@@ -58,26 +92,60 @@ _HOMES: Final = {
     "Anchor": "types",
     "Batch": "consumer",
     "BatchHeader": "record",
+    "BatchTooLarge": "errors",
+    "BufferFull": "errors",
     "Client": "client",
+    "ClientClosed": "errors",
+    "ClientError": "errors",
     "ClusterMetadata": "messages",
     "Codec": "types",
+    "ConnectionFailed": "errors",
+    "ConnectionLost": "errors",
     "Consumer": "consumer",
+    "CorruptBatch": "errors",
+    "DiskFull": "errors",
+    "DuplicateSequence": "errors",
     "Durability": "types",
+    "Fenced": "errors",
     "Fetched": "messages",
+    "InternalError": "errors",
+    "InvalidBatch": "errors",
+    "InvalidRequest": "errors",
+    "InvalidTopic": "errors",
     "Limits": "connection",
     "ListedOffsets": "messages",
     "LogdError": "errors",
+    "Misconfigured": "errors",
     "NodeDescription": "messages",
+    "NotAuthorized": "errors",
+    "NotLeader": "errors",
+    "NotYetAvailable": "errors",
+    "OffsetMismatch": "errors",
+    "OffsetOutOfRange": "errors",
+    "OutcomeUnknown": "errors",
+    "Overloaded": "errors",
     "PartitionDescription": "messages",
     "Produced": "messages",
     "Producer": "producer",
     "ProducerStatistics": "producer",
+    "ProtocolError": "errors",
     "Receipt": "producer",
     "Record": "types",
+    "RecordTooLarge": "errors",
+    "SequenceGap": "errors",
+    "ServerError": "errors",
+    "ShuttingDown": "errors",
+    "StorageFailed": "errors",
     "Tls": "stream",
     "TopicAltered": "messages",
     "TopicCreated": "messages",
     "TopicDescription": "messages",
+    "TopicExists": "errors",
+    "TopicNotFound": "errors",
+    "UndecodableBatch": "errors",
+    "UnknownError": "errors",
+    "UnknownProducer": "errors",
+    "Unsupported": "errors",
     "decode_records": "record",
     "encode_batch": "record",
     "partition_for_key": "record",
@@ -92,26 +160,60 @@ __all__ = [
     "Anchor",
     "Batch",
     "BatchHeader",
+    "BatchTooLarge",
+    "BufferFull",
     "Client",
+    "ClientClosed",
+    "ClientError",
     "ClusterMetadata",
     "Codec",
+    "ConnectionFailed",
+    "ConnectionLost",
     "Consumer",
+    "CorruptBatch",
+    "DiskFull",
+    "DuplicateSequence",
     "Durability",
+    "Fenced",
     "Fetched",
+    "InternalError",
+    "InvalidBatch",
+    "InvalidRequest",
+    "InvalidTopic",
     "Limits",
     "ListedOffsets",
     "LogdError",
+    "Misconfigured",
     "NodeDescription",
+    "NotAuthorized",
+    "NotLeader",
+    "NotYetAvailable",
+    "OffsetMismatch",
+    "OffsetOutOfRange",
+    "OutcomeUnknown",
+    "Overloaded",
     "PartitionDescription",
     "Produced",
     "Producer",
     "ProducerStatistics",
+    "ProtocolError",
     "Receipt",
     "Record",
+    "RecordTooLarge",
+    "SequenceGap",
+    "ServerError",
+    "ShuttingDown",
+    "StorageFailed",
     "Tls",
     "TopicAltered",
     "TopicCreated",
     "TopicDescription",
+    "TopicExists",
+    "TopicNotFound",
+    "UndecodableBatch",
+    "UnknownError",
+    "UnknownProducer",
+    "Unsupported",
     "blocking",
     "decode_records",
     "encode_batch",

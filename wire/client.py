@@ -24,6 +24,7 @@ from wire.errors import (
     ConnectionLost,
     InvalidRequest,
     LogdError,
+    Misconfigured,
     ProtocolError,
 )
 from wire.messages import (
@@ -53,7 +54,7 @@ from wire.messages import (
     TopicDescription,
     Welcome,
 )
-from wire.stream import Address, Misconfigured, SecureStream, Tls, connect
+from wire.stream import Address, SecureStream, Tls, connect
 from wire.types import Acks, Anchor
 
 Sink = Callable[[Message | LogdError], None]
@@ -264,7 +265,7 @@ class Session:
 
 
 async def open_session(address: Address, tls: Tls, client_name: str) -> Session:
-    """Connect and greet. Raises ConnectionFailed, and nothing is left open."""
+    """Connect and greet. Raises ConnectionFailed or Misconfigured, and nothing is left open."""
     stream, _ = await connect(address, tls)
     connection = ClientConnection()
     try:
@@ -287,7 +288,7 @@ async def open_session(address: Address, tls: Tls, client_name: str) -> Session:
         raise
 
 
-def _refused(address: Address, error: ConnectionLost) -> ConnectionFailed:
+def _refused(address: Address, error: ConnectionLost) -> ConnectionFailed | Misconfigured:
     # A TLS alert in answer to the first bytes is the server's verdict on the certificate: see `SecureStream.handshake`.
     text = str(error)
     if "alert" in text:
@@ -325,8 +326,9 @@ class Client:
     A request that is cancelled leaves the connection as it is: its late answer is dropped. Whether it was carried out
     is unknown then.
 
-    Every method raises the typed errors of `wire.errors`: those of the server, ConnectionFailed, ConnectionLost, and
-    ClientClosed after the block was left. One client serves any number of tasks of one event loop.
+    Every method raises the typed errors of `wire.errors`: those of the server, ConnectionFailed, ConnectionLost,
+    Misconfigured where trying again cannot help (an address, a file, a certificate), and ClientClosed after the block
+    was left. One client serves any number of tasks of one event loop.
 
     ```python
     async with wire.Client(address, tls=tls) as client:
@@ -423,7 +425,7 @@ class Client:
         return session if session is not None and session.error is None else None
 
     async def session(self) -> Session:
-        """The live connection, made again if need be. Raises ConnectionFailed or ClientClosed."""
+        """The live connection, made again if need be. Raises ConnectionFailed, Misconfigured or ClientClosed."""
         if self._connecting is None:
             raise ClientClosed("the client is not open: use it as `async with Client(…) as client`")
         while True:
@@ -442,11 +444,11 @@ class Client:
     async def _connect(self) -> Session:
         backoff = Backoff(self.chance)
         for last_round in (number == CONNECT_ROUNDS_MAX for number in range(1, CONNECT_ROUNDS_MAX + 1)):
-            failures: list[ConnectionFailed] = []
+            failures: list[ConnectionFailed | Misconfigured] = []
             for _ in self.addresses:
                 try:
                     return await open_session(self.addresses[self._address_index], self.tls, self.name)
-                except ConnectionFailed as error:
+                except (ConnectionFailed, Misconfigured) as error:
                     failures.append(error)
                     self._address_index = (self._address_index + 1) % len(self.addresses)
             if last_round or not any(failure.retriable for failure in failures):

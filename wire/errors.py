@@ -231,10 +231,20 @@ class ClientError(LogdError):
 
 
 class ConnectionFailed(ClientError):
-    """No connection: the address does not answer, or does not speak TLS 1.3 with the expected certificates."""
+    """No connection: nobody answers at the address, or whoever does ends the connection before its greeting."""
 
     code = "ConnectionFailed"
     retriable = True
+    leaves = "nothing was sent"
+
+
+class Misconfigured(ClientError):
+    """No connection, and trying again cannot help: an address, a file, a certificate or the cluster is not right.
+
+    It is no ConnectionFailed: whoever tries again on that must not do so for ever on this.
+    """
+
+    code = "Misconfigured"
     leaves = "nothing was sent"
 
 

@@ -16,7 +16,7 @@ import click
 from logd.cli import contexts, output
 from logd.cli.contexts import Context
 from logd.cli.errors import CertificateRefused, ConfigurationProblem, Timeout
-from wire.errors import ConnectionFailed, LogdError, ProtocolError
+from wire.errors import LogdError, Misconfigured, ProtocolError
 from wire.types import PORT_DEFAULT
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ async def connected_to(connection: Connection) -> AsyncIterator["wire.Client"]:
     )
     try:
         connecting = wire.Client(list(connection.servers), tls=tls)
-    except ConnectionFailed as error:
+    except Misconfigured as error:
         # Nothing was tried yet: it can only be the addresses.
         raise ConfigurationProblem(
             f"{error} ({connection.origins['server']})", {"problems": [str(error)]}, hint="--server HOST[:PORT][,…]"
@@ -169,7 +169,7 @@ async def connected_to(connection: Connection) -> AsyncIterator["wire.Client"]:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 client = await stack.enter_async_context(connecting)
-            except ConnectionFailed as error:
+            except Misconfigured as error:
                 raise _told_apart(error) from error
             is_connected = True
             scope.deadline = math.inf
@@ -180,10 +180,8 @@ async def connected_to(connection: Connection) -> AsyncIterator["wire.Client"]:
         )
 
 
-def _told_apart(error: LogdError) -> LogdError:
-    """A failure to connect, as what it is: nobody there, a wrong certificate, or somebody who is no node."""
-    if error.retriable:
-        return error
+def _told_apart(error: Misconfigured) -> LogdError:
+    """A connection that cannot be, as what it is: a wrong certificate, or somebody who is no node."""
     if isinstance(error.__cause__, ProtocolError):
         return error.__cause__.__class__(error.message, error.details)
     return CertificateRefused(error.message, error.details)

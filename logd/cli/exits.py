@@ -103,7 +103,7 @@ EXITS: Final = (
     ExitRow(
         Exit.CONFIGURATION,
         "The configuration, a context or a certificate file is wrong; every problem is listed.",
-        ("Configuration", "StoreRefused"),
+        ("Configuration", "Misconfigured", "StoreRefused"),
     ),
     ExitRow(Exit.INTERRUPTED, "Stopped by Ctrl-C, after what was accepted was brought to its end.", ("Interrupted",)),
     ExitRow(Exit.BROKEN_PIPE, "Whoever read the output went away; as a shell reports SIGPIPE. Nothing is printed."),

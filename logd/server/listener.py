@@ -16,7 +16,7 @@ from logd.security.identity import Identity, IdentityError
 from logd.server.door import Door
 from logd.server.outbox import Corks
 from logd.server.session import Budget, Gate, Session, SessionOptions
-from wire.errors import ConnectionFailed
+from wire.errors import ConnectionFailed, Misconfigured
 from wire.stream import SecureStream, keep_alive
 
 # Connections wait here while the loop is busy: the kernel's own default for a server.
@@ -94,7 +94,7 @@ class Listener:
         with trio.move_on_after(self._options.handshake_seconds) as patience:
             try:
                 await stream.handshake()
-            except ConnectionFailed as error:
+            except (ConnectionFailed, Misconfigured) as error:
                 problem = str(error)
         if patience.cancelled_caught:
             problem = f"no TLS handshake within {self._options.handshake_seconds:g} s"

@@ -19,7 +19,7 @@ from logd.server.listener import Listener
 from tests.security.certificates import LONG_AGO, Issuer, bare_client, node, user
 from tests.server.conftest import CLUSTER, Server
 from wire.connection import Answered, ClientConnection, ClientEvent
-from wire.errors import ConnectionFailed, ConnectionLost
+from wire.errors import ConnectionFailed, ConnectionLost, Misconfigured
 from wire.messages import Ping, Pong
 from wire.stream import SecureStream
 
@@ -146,7 +146,7 @@ async def test_a_certificate_of_the_cluster_opens_the_door(door: Door, issuer: I
 
 async def shake_hands(door: Door, context: ssl.SSLContext) -> None:
     """A client that tries and learns that it is not wanted; in TLS 1.3 only when it reads."""
-    with pytest.raises((ConnectionFailed, ConnectionLost)):
+    with pytest.raises((ConnectionFailed, ConnectionLost, Misconfigured)):
         async with door.client(context) as client:
             await client.ping()
 

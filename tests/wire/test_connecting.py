@@ -22,9 +22,9 @@ from tests.support.reference_server import Drop, ReferenceServer, Silence
 from tests.support.servers import make_certificates, running_reference
 from wire.codec import encode
 from wire.connection import Limits, ServerConnection
-from wire.errors import ConnectionFailed, ConnectionLost, LogdError, ProtocolError, ShuttingDown
+from wire.errors import ConnectionFailed, ConnectionLost, LogdError, Misconfigured, ProtocolError, ShuttingDown
 from wire.messages import Error, Message, Ping, Pong
-from wire.stream import Address, Misconfigured
+from wire.stream import Address
 
 pytestmark = pytest.mark.anyio
 

@@ -2,8 +2,18 @@
 
 import pytest
 
+import wire
 import wire.client
-from wire.errors import SERVER_ERRORS, ClientError, LogdError, ServerError, UnknownError, server_error
+from wire.errors import (
+    SERVER_ERRORS,
+    ClientError,
+    ConnectionFailed,
+    LogdError,
+    Misconfigured,
+    ServerError,
+    UnknownError,
+    server_error,
+)
 
 
 def all_errors() -> list[type[LogdError]]:
@@ -51,3 +61,17 @@ def test_an_error_for_several_tasks_is_an_exception_for_each() -> None:
     second = wire.client.again(first)
     assert second is not first
     assert (type(second), str(second), second.details, second.__cause__) == (type(first), "x", {"leader": "n"}, cause)
+
+
+def test_every_error_is_an_attribute_of_the_package() -> None:
+    kinds: list[type[LogdError]] = [LogdError, *all_errors()]
+    for kind in kinds:
+        assert getattr(wire, kind.__name__) is kind
+        assert kind.__name__ in wire.__all__
+
+
+def test_who_tries_again_when_a_connection_fails_does_not_do_so_for_a_wrong_file(tls: wire.Tls) -> None:
+    assert not issubclass(Misconfigured, ConnectionFailed)
+    assert not Misconfigured.retriable
+    with pytest.raises(Misconfigured, match="there is no such file"):
+        wire.Tls("/nowhere/ca.crt", tls.certificate, tls.key).context()
