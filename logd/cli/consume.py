@@ -5,6 +5,7 @@ import math
 import select
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -226,6 +227,12 @@ class _Reading:
         self._bytes = 0
         # By partition: the next offset to read.
         self._positions: dict[int, int] = {}
+        # By partition: one past the last record that was printed; as `_settle` last found it.
+        self._printed_positions: dict[int, int] = {}
+        # What was handed to the printer: the bytes up to its end, its partition, the offset and the records then. As
+        # many as the printer's bound lets wait.
+        self._marks: deque[tuple[int, int, int, int]] = deque()
+        self._printed_records = 0
         # By partition: the offset to stop before. Empty without `--until`.
         self._bounds: dict[int, int] = {}
         self._lags: dict[int, int] = {}
@@ -276,6 +283,7 @@ class _Reading:
         if isinstance(until, AtOffset) or until is Anchor.END or (isinstance(until, AtTime) and _is_past(until)):
             self._bounds = {number: await self._offset_of(number, until) for number in partitions}
         self._positions = dict(starts)
+        self._printed_positions = dict(starts)
         return starts
 
     async def _offset_of(self, partition: int, place: Place) -> int:
@@ -354,12 +362,19 @@ class _Reading:
             position = records[-1].offset + 1
         self._positions[batch.partition] = position
         self._lags[batch.partition] = batch.high_watermark - position
-        if not records:
-            return
-        self._records += len(records)
-        data = self._write(records)
-        self._bytes += len(data)
-        self._printer.put(data)
+        if records:
+            self._records += len(records)
+            data = self._write(records)
+            self._bytes += len(data)
+            self._printer.put(data)
+        self._marks.append((self._bytes, batch.partition, position, self._records))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Move the positions to what the output has taken: only from there on may somebody go on."""
+        while self._marks and self._marks[0][0] <= self._printer.bytes_written:
+            _, partition, position, self._printed_records = self._marks.popleft()
+            self._printed_positions[partition] = position
 
     # --- telling ---
 
@@ -377,29 +392,32 @@ class _Reading:
 
     def summarize(self, out: output.Output, *, is_complete: bool) -> None:
         """Say, on standard error, how much it was and where to go on; nothing where an error says it all."""
-        if not is_complete and (not self._records or self._printer.has_failed):
+        self._settle()
+        if not is_complete and (not self._printed_records or self._printer.has_failed):
             return
         seconds = max(time.perf_counter() - self._begin, 1e-6)
         if out.as_json:
             document = {
                 "topic": self._plan.topic,
-                "records": self._records,
+                "records": self._printed_records,
                 "bytes": self._printer.bytes_written,
                 "seconds": round(seconds, 6),
                 "partitions": [
-                    {"partition": number, "next_offset": offset} for number, offset in sorted(self._positions.items())
+                    {"partition": number, "next_offset": offset}
+                    for number, offset in sorted(self._printed_positions.items())
                 ],
                 "complete": is_complete,
             }
             out.note(output.json_line(document))
             return
         out.note(
-            f"consumed {output.count_text(self._records, 'record')} of {self._plan.topic} in {seconds:.2f} s: "
-            f"{self._records / seconds:,.0f} records/s, {output.bytes_text(self._bytes / seconds)}/s"
+            f"consumed {output.count_text(self._printed_records, 'record')} of {self._plan.topic} in {seconds:.2f} s: "
+            f"{self._printed_records / seconds:,.0f} records/s, "
+            f"{output.bytes_text(self._printer.bytes_written / seconds)}/s"
         )
-        for number, offset in sorted(self._positions.items())[:PARTITIONS_SHOWN_MAX]:
+        for number, offset in sorted(self._printed_positions.items())[:PARTITIONS_SHOWN_MAX]:
             out.note(f"  partition {number}: next offset {offset}")
-        more = len(self._positions) - PARTITIONS_SHOWN_MAX
+        more = len(self._printed_positions) - PARTITIONS_SHOWN_MAX
         if more > 0:
             out.note(f"  and {output.count_text(more, 'more partition')}; --output json names all")
 
