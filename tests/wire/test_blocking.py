@@ -218,15 +218,17 @@ def test_an_interrupt_ends_the_wait_and_leaves_the_client_usable(
     def interfere(message: Message) -> None:
         if isinstance(message, Ping):
             threaded_reference.interfere = lambda _message: None
-            threading.Thread(target=interrupt).start()
+            sender.start()
             raise Silence
 
+    sender = threading.Thread(target=interrupt)
     threaded_reference.interfere = interfere
     before = signal.signal(signal.SIGINT, interrupt_once)
     try:
         with pytest.raises(KeyboardInterrupt):
             reference_client.ping()
     finally:
+        sender.join()
         signal.signal(signal.SIGINT, before)
     reference_client.ping()
     assert interrupted.is_set()
