@@ -12,6 +12,9 @@ async with wire.Client(address, tls=tls) as client:
         async for record in consumer:
             assert record.value == b"world"
 ```
+
+Every name and method has an example. What they take for granted: `address` and `tls` lead to a node; `client` is open;
+`producer` and `consumer`, which does not follow, are of the topic `events`, whose one partition holds two records.
 """
 
 import importlib

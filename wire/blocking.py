@@ -6,6 +6,13 @@ whole batch. So a record costs about what it costs in the loop itself.
 
 Everything here may be called from any thread; one `Producer` serves several, and a `Consumer` one at a time. Ctrl-C in
 a waiting call cancels what it waited for, and leaves the client usable.
+
+```python
+with wire.blocking.Client(address, tls=tls) as client:
+    client.create_topic("hello", partitions=1)
+    with wire.blocking.Producer(client, "hello") as producer:
+        assert producer.send(b"world").wait().offset == 0
+```
 """
 
 import contextlib
@@ -108,13 +115,24 @@ class Client:
         loop.__exit__(kind, error, traceback)
 
     def portal(self) -> BlockingPortal:
-        """The way into the loop's thread. Raises ClientClosed."""
+        """The way into the loop's thread. Raises ClientClosed.
+
+        ```python
+        client.portal().call(client.asynchronous.ping)
+        ```
+        """
         if self._portal is None:
             raise ClientClosed("the client is not open: use it as `with Client(…) as client`")
         return self._portal
 
     def run(self, function: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
-        """Run an asynchronous function in the loop's thread and wait for it; an interrupt here cancels it there."""
+        """Run an asynchronous function in the loop's thread and wait for it; an interrupt here cancels it there.
+
+        ```python
+        identity = client.run(client.asynchronous.init_producer, "billing")
+        print(identity.producer_id, identity.producer_epoch)
+        ```
+        """
         future = self.portal().start_task_soon(function, *arguments)
         try:
             return future.result()
@@ -127,58 +145,127 @@ class Client:
 
     @property
     def node(self) -> str:
-        """The name of the node that answers."""
+        """The name of the node that answers.
+
+        ```python
+        print("connected to", client.node)
+        ```
+        """
         return self._client.node
 
     @property
     def cluster_id(self) -> bytes:
-        """The 16 bytes that were made when the cluster formed."""
+        """The 16 bytes that were made when the cluster formed.
+
+        ```python
+        assert len(client.cluster_id) == 16
+        ```
+        """
         return self._client.cluster_id
 
     @property
     def limits(self) -> Limits:
-        """The bounds that the server told in its greeting."""
+        """The bounds that the server told in its greeting.
+
+        ```python
+        assert client.limits.batch_bytes_max <= client.limits.frame_bytes_max
+        ```
+        """
         return self._client.limits
 
     @property
     def asynchronous(self) -> wire.client.Client:
-        """The client in the loop's thread, to be used there, with `run`."""
+        """The client in the loop's thread, to be used there, with `run`.
+
+        ```python
+        identity = client.run(client.asynchronous.init_producer)
+        assert identity.producer_epoch == 0
+        ```
+        """
         return self._client
 
     def request(self, message: Message) -> Message:
-        """Send any request and return its answer."""
+        """Send any request and return its answer.
+
+        ```python
+        from wire.messages import Ping, Pong
+
+        assert client.request(Ping()) == Pong()
+        ```
+        """
         return self.run(self._client.request, message)
 
     def ping(self) -> None:
-        """Return when the node has answered."""
+        """Return when the node has answered.
+
+        ```python
+        client.ping()
+        ```
+        """
         self.run(self._client.ping)
 
     def metadata(self, topics: Sequence[str] | None = None) -> ClusterMetadata:
-        """The nodes, and the topics named (None: all)."""
+        """The nodes, and the topics named (None: all).
+
+        ```python
+        metadata = client.metadata(["events"])
+        assert [topic.topic for topic in metadata.topics] == ["events"]
+        ```
+        """
         return self.run(self._client.metadata, topics)
 
     def create_topic(
         self, topic: str, partitions: int = 0, replicas: int = 0, configuration: Mapping[str, str] | None = None
     ) -> TopicCreated:
-        """Make a topic; 0 partitions or replicas mean the cluster's default."""
+        """Make a topic; 0 partitions or replicas mean the cluster's default.
+
+        ```python
+        created = client.create_topic("letters", 3, configuration={"retention.seconds": "3600"})
+        assert created.partitions == 3
+        ```
+        """
         return self.run(self._client.create_topic, topic, partitions, replicas, configuration)
 
     def alter_topic(
         self, topic: str, partitions: int | None = None, configuration: Mapping[str, str | None] | None = None
     ) -> TopicAltered:
-        """Change a topic's configuration, or raise its number of partitions."""
+        """Change a topic's configuration, or raise its number of partitions.
+
+        ```python
+        altered = client.alter_topic("events", partitions=2, configuration={"retention.seconds": "3600"})
+        assert altered.partitions == 2
+        ```
+        """
         return self.run(self._client.alter_topic, topic, partitions, configuration)
 
     def delete_topic(self, topic: str) -> None:
-        """Remove a topic and its records for good."""
+        """Remove a topic and its records for good.
+
+        ```python
+        client.delete_topic("events")
+        assert "events" not in [topic.topic for topic in client.metadata().topics]
+        ```
+        """
         self.run(self._client.delete_topic, topic)
 
     def describe_topic(self, topic: str) -> TopicDescription:
-        """A topic with its partitions' offsets and sizes, and its configuration."""
+        """A topic with its partitions' offsets and sizes, and its configuration.
+
+        ```python
+        description = client.describe_topic("events")
+        assert [partition.high_watermark for partition in description.partitions] == [2]
+        ```
+        """
         return self.run(self._client.describe_topic, topic)
 
     def list_offsets(self, topic: str, partition: int, at: Anchor | int = Anchor.END) -> ListedOffsets:
-        """An end of the readable range; or the first offset appended at or after `at` ms since 1970 UTC."""
+        """An end of the readable range; or the first offset appended at or after `at` ms since 1970 UTC.
+
+        ```python
+        end = client.list_offsets("events", 0, wire.Anchor.END)
+        assert end.offset == 2
+        ```
+        """
         return self.run(self._client.list_offsets, topic, partition, at)
 
     def produce(
@@ -190,7 +277,14 @@ class Client:
         acks: Acks = Acks.QUORUM,
         expected_offset: int | None = None,
     ) -> Produced:
-        """Append one batch of `wire.encode_batch`."""
+        """Append one batch of `wire.encode_batch`.
+
+        ```python
+        batch = wire.encode_batch([(b"third", None, 0, None)])
+        produced = client.produce("events", 0, batch, expected_offset=2)
+        assert produced.base_offset == 2
+        ```
+        """
         function = functools.partial(self._client.produce, acks=acks, expected_offset=expected_offset)
         return self.run(function, topic, partition, batch)
 
@@ -204,7 +298,13 @@ class Client:
         wait_seconds: float = 0.0,
         linearizable: bool = False,
     ) -> Fetched:
-        """Batches from `offset` on, as they are stored; at the end of the log, wait up to `wait_seconds` for one."""
+        """Batches from `offset` on, as they are stored; at the end of the log, wait up to `wait_seconds` for one.
+
+        ```python
+        fetched = client.fetch("events", 0, 1, wait_seconds=1.0)
+        assert fetched.next_offset == 2 and b"second" in fetched.batches
+        ```
+        """
         function = functools.partial(
             self._client.fetch, bytes_max=bytes_max, wait_seconds=wait_seconds, linearizable=linearizable
         )
@@ -212,7 +312,13 @@ class Client:
 
 
 class Acknowledgement:
-    """What `send` returns: `wait` for the receipt of that record, or drop it."""
+    """What `send` returns: `wait` for the receipt of that record, or drop it.
+
+    ```python
+    acknowledgement = producer.send(b"third")
+    assert acknowledgement.wait().offset == 2
+    ```
+    """
 
     __slots__ = ("_error", "_producer", "_record", "_taken")
 
@@ -223,7 +329,7 @@ class Acknowledgement:
         self._taken: wire.producer.Acknowledgement | None = None
         self._error: Exception | None = None
 
-    async def hand_over(self, producer: wire.producer.Producer) -> None:
+    async def _hand_over(self, producer: wire.producer.Producer) -> None:
         """In the loop's thread: give the record to the producer. What the producer says of it is kept."""
         assert self._record is not None
         try:
@@ -234,24 +340,44 @@ class Acknowledgement:
 
     @property
     def done(self) -> bool:
-        """Whether the receipt or the error is there."""
+        """Whether the receipt or the error is there.
+
+        ```python
+        acknowledgement = producer.send(b"third")
+        producer.flush()
+        assert acknowledgement.done
+        ```
+        """
         return self._error is not None or (self._taken is not None and self._taken.done)
 
     def receipt_nowait(self) -> Receipt | None:
-        """The receipt, or None while the record is on its way. Raises the error it failed with."""
+        """The receipt, or None while the record is on its way. Raises the error it failed with.
+
+        ```python
+        acknowledgement = producer.send(b"third")
+        producer.flush()
+        assert acknowledgement.receipt_nowait().offset == 2
+        ```
+        """
         if self._error is not None:
             raise self._error
         return None if self._taken is None else self._taken.receipt_nowait()
 
     def wait(self) -> Receipt:
-        """The receipt, when it comes. Raises the error that says why the record was not acknowledged."""
+        """The receipt, when it comes. Raises the error that says why the record was not acknowledged.
+
+        ```python
+        receipt = producer.send(b"third").wait()
+        assert receipt.durability is wire.Durability.QUORUM_FSYNC
+        ```
+        """
         if not self.done:
-            self._producer.settle(self)
+            self._producer._settle(self)  # noqa: SLF001  # a producer and its acknowledgements are one mechanism
         receipt = self.receipt_nowait()
         assert receipt is not None
         return receipt
 
-    async def settled(self) -> None:
+    async def _settled(self) -> None:
         """In the loop's thread: wait until it is done."""
         if self._taken is not None and not self._taken.done:
             # An error is raised by `receipt_nowait`, in the thread that waits.
@@ -344,7 +470,13 @@ class Producer:
 
     @property
     def statistics(self) -> ProducerStatistics:
-        """What was done so far; records that are still gathering are not in it."""
+        """What was done so far; records that are still gathering are not in it.
+
+        ```python
+        producer.send(b"third").wait()
+        assert producer.statistics.records_acknowledged == 1
+        ```
+        """
         return self._producer.statistics
 
     def send(
@@ -355,7 +487,13 @@ class Producer:
         partition: int | None = None,
         timestamp_ms: int | None = None,
     ) -> Acknowledgement:
-        """Take one record, waiting for room if need be. The arguments are those of `wire.Producer.send_nowait`."""
+        """Take one record, waiting for room if need be. The arguments are those of `wire.Producer.send_nowait`.
+
+        ```python
+        acknowledgement = producer.send(b"third", key=b"anna", headers={"trace": b"7"})
+        assert acknowledgement.wait().offset == 2
+        ```
+        """
         acknowledgement, is_full = self._gather(value, key, headers, partition, timestamp_ms)
         if is_full:
             self._client.run(self._drain)
@@ -369,24 +507,37 @@ class Producer:
         partition: int | None = None,
         timestamp_ms: int | None = None,
     ) -> Acknowledgement:
-        """Take one record, or raise BufferFull, at once."""
+        """Take one record, or raise BufferFull, at once.
+
+        ```python
+        acknowledgement = producer.send_nowait(b"third", partition=0)
+        assert acknowledgement.wait().offset == 2
+        ```
+        """
         waiting = self._gathered_bytes + self._producer.in_flight_bytes
         if waiting + _size(value, key) > self._buffer_bytes_max:
             raise BufferFull(f"{waiting} bytes await their acknowledgement, of {self._buffer_bytes_max}")
         return self._gather(value, key, headers, partition, timestamp_ms)[0]
 
     def flush(self) -> None:
-        """Wait until everything sent so far is acknowledged or has failed; raises the first error nobody was told."""
+        """Wait until everything sent so far is acknowledged or has failed; raises the first error nobody was told.
+
+        ```python
+        acknowledgements = [producer.send(b"%d" % number) for number in range(10)]
+        producer.flush()
+        assert all(acknowledgement.done for acknowledgement in acknowledgements)
+        ```
+        """
         self._client.run(self._drain)
         first, self._first_error = self._first_error, None
         self._client.run(self._producer.flush)
         if first is not None:
             raise first
 
-    def settle(self, acknowledgement: Acknowledgement) -> None:
+    def _settle(self, acknowledgement: Acknowledgement) -> None:
         """Return when `acknowledgement` is done."""
         self._client.run(self._drain)
-        self._client.run(acknowledgement.settled)
+        self._client.run(acknowledgement._settled)  # noqa: SLF001  # a producer and its acknowledgements are one mechanism
 
     def _gather(
         self,
@@ -427,7 +578,7 @@ class Producer:
             handed = 0
             try:
                 for acknowledgement in gathered:
-                    await acknowledgement.hand_over(self._producer)
+                    await acknowledgement._hand_over(self._producer)  # noqa: SLF001  # a producer and its acknowledgements are one mechanism
                     handed += 1
             finally:
                 if handed < len(gathered):
@@ -508,7 +659,13 @@ class Consumer:
             self._rest = iter(batch.records)
 
     def batches(self) -> Iterator[Batch]:
-        """Iterate over whole batches: what is left of one whose records were handed out singly comes first."""
+        """Iterate over whole batches: what is left of one whose records were handed out singly comes first.
+
+        ```python
+        for batch in consumer.batches():
+            print(batch.partition, batch.header.base_offset, len(batch.records))
+        ```
+        """
         while True:
             left = list(self._rest)
             current, self._current = self._current, None
@@ -518,7 +675,13 @@ class Consumer:
             yield batch
 
     def position(self, partition: int) -> int:
-        """The offset after the last record that was handed out of this partition; before that, where it starts."""
+        """The offset after the last record that was handed out of this partition; before that, where it starts.
+
+        ```python
+        record = next(consumer)
+        assert consumer.position(0) == record.offset + 1
+        ```
+        """
         position = self._consumer.position(partition)
         for batch in self._batches:
             if batch.partition == partition:
@@ -530,7 +693,13 @@ class Consumer:
         return operator.length_hint(self._rest) if is_current else 0
 
     def high_watermark(self, partition: int) -> int:
-        """The partition's high watermark as last heard of; 0 before that."""
+        """The partition's high watermark as last heard of; 0 before that.
+
+        ```python
+        record = next(consumer)
+        print("behind by", consumer.high_watermark(record.partition) - consumer.position(record.partition))
+        ```
+        """
         return self._consumer.high_watermark(partition)
 
     def _next_batch(self) -> Batch | None:

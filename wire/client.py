@@ -392,7 +392,20 @@ class Client:
             await close_task_group(group, error)
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a task that lives as long as the client at most; what it raises it must handle itself."""
+        """Run a task that lives as long as the client at most; what it raises it must handle itself.
+
+        ```python
+        import anyio
+
+        woken = anyio.Event()
+
+        async def wake() -> None:
+            woken.set()
+
+        client.spawn(wake)
+        await woken.wait()
+        ```
+        """
         if self._group is None or self._closed:
             raise ClientClosed("the client is not open")
         self._group.start_soon(function)
@@ -401,17 +414,32 @@ class Client:
 
     @property
     def node(self) -> str:
-        """The name of the node that answers, as it says itself."""
+        """The name of the node that answers, as it says itself.
+
+        ```python
+        print("connected to", client.node)
+        ```
+        """
         return self._last_session().welcome.node
 
     @property
     def cluster_id(self) -> bytes:
-        """The 16 bytes that were made when the cluster formed."""
+        """The 16 bytes that were made when the cluster formed.
+
+        ```python
+        assert len(client.cluster_id) == 16
+        ```
+        """
         return self._last_session().welcome.cluster_id
 
     @property
     def limits(self) -> Limits:
-        """The bounds that the server told in its greeting."""
+        """The bounds that the server told in its greeting.
+
+        ```python
+        assert client.limits.batch_bytes_max <= client.limits.frame_bytes_max
+        ```
+        """
         return self._last_session().limits
 
     def _last_session(self) -> Session:
@@ -420,12 +448,24 @@ class Client:
         return self._session
 
     def session_nowait(self) -> Session | None:
-        """The live connection, if there is one."""
+        """The live connection, if there is one.
+
+        ```python
+        session = client.session_nowait()
+        assert session is None or session.is_open
+        ```
+        """
         session = self._session
         return session if session is not None and session.error is None else None
 
     async def session(self) -> Session:
-        """The live connection, made again if need be. Raises ConnectionFailed, Misconfigured or ClientClosed."""
+        """The live connection, made again if need be. Raises ConnectionFailed, Misconfigured or ClientClosed.
+
+        ```python
+        session = await client.session()
+        print("connected to", session.welcome.node)
+        ```
+        """
         if self._connecting is None:
             raise ClientClosed("the client is not open: use it as `async with Client(…) as client`")
         while True:
@@ -463,6 +503,12 @@ class Client:
         """Send any request and return its answer. Raises the error it was answered with, or that ended it.
 
         Cancelled: whether the server carried it out is unknown; the client is as usable as before.
+
+        ```python
+        from wire.messages import Ping, Pong
+
+        assert await client.request(Ping()) == Pong()
+        ```
         """
         session = self.session_nowait() or await self.session()
         while not session.has_room() or not session.is_open:
@@ -490,35 +536,76 @@ class Client:
     # --- requests ---
 
     async def ping(self) -> None:
-        """Return when the node has answered."""
+        """Return when the node has answered.
+
+        ```python
+        await client.ping()
+        ```
+        """
         await self._ask(Ping(), Pong)
 
     async def metadata(self, topics: Sequence[str] | None = None) -> ClusterMetadata:
-        """The nodes, and the topics named (None: all) with their partitions and leaders."""
+        """The nodes, and the topics named (None: all) with their partitions and leaders.
+
+        ```python
+        metadata = await client.metadata(["events"])
+        assert [topic.topic for topic in metadata.topics] == ["events"]
+        ```
+        """
         return await self._ask(Metadata(None if topics is None else tuple(topics)), ClusterMetadata)
 
     async def create_topic(
         self, topic: str, partitions: int = 0, replicas: int = 0, configuration: Mapping[str, str] | None = None
     ) -> TopicCreated:
-        """Make a topic; 0 partitions or replicas mean the cluster's default. Raises TopicExists, InvalidTopic."""
+        """Make a topic; 0 partitions or replicas mean the cluster's default. Raises TopicExists, InvalidTopic.
+
+        ```python
+        created = await client.create_topic("letters", 3, configuration={"retention.seconds": "3600"})
+        assert created.partitions == 3
+        ```
+        """
         return await self._ask(CreateTopic(topic, partitions, replicas, dict(configuration or {})), TopicCreated)
 
     async def alter_topic(
         self, topic: str, partitions: int | None = None, configuration: Mapping[str, str | None] | None = None
     ) -> TopicAltered:
-        """Change keys of a topic's configuration (None: back to the default), or raise its number of partitions."""
+        """Change keys of a topic's configuration (None: back to the default), or raise its number of partitions.
+
+        ```python
+        altered = await client.alter_topic("events", partitions=2, configuration={"retention.seconds": "3600"})
+        assert altered.partitions == 2
+        ```
+        """
         return await self._ask(AlterTopic(topic, partitions, dict(configuration or {})), TopicAltered)
 
     async def delete_topic(self, topic: str) -> None:
-        """Remove a topic and its records for good. Raises TopicNotFound."""
+        """Remove a topic and its records for good. Raises TopicNotFound.
+
+        ```python
+        await client.delete_topic("events")
+        assert "events" not in [topic.topic for topic in (await client.metadata()).topics]
+        ```
+        """
         await self._ask(DeleteTopic(topic), TopicDeleted)
 
     async def describe_topic(self, topic: str) -> TopicDescription:
-        """A topic with its partitions' offsets and sizes, and its configuration. Raises TopicNotFound."""
+        """A topic with its partitions' offsets and sizes, and its configuration. Raises TopicNotFound.
+
+        ```python
+        description = await client.describe_topic("events")
+        assert [partition.high_watermark for partition in description.partitions] == [2]
+        ```
+        """
         return await self._ask(DescribeTopic(topic), TopicDescription)
 
     async def list_offsets(self, topic: str, partition: int, at: Anchor | int = Anchor.END) -> ListedOffsets:
-        """An end of the readable range; or the first offset appended at or after `at` ms since 1970 UTC."""
+        """An end of the readable range; or the first offset appended at or after `at` ms since 1970 UTC.
+
+        ```python
+        end = await client.list_offsets("events", 0, wire.Anchor.END)
+        assert end.offset == 2
+        ```
+        """
         return await self._ask(ListOffsets(topic, partition, at), ListedOffsets)
 
     async def produce(
@@ -533,6 +620,12 @@ class Client:
         """Append one batch of `wire.encode_batch`; with `expected_offset`, only if its first record gets that offset.
 
         On ConnectionLost or OutcomeUnknown it may be in the log or not: `Producer` knows how to try again.
+
+        ```python
+        batch = wire.encode_batch([(b"third", None, 0, None)])
+        produced = await client.produce("events", 0, batch, expected_offset=2)
+        assert produced.base_offset == 2
+        ```
         """
         return await self._ask(Produce(topic, partition, acks, batch, expected_offset), Produced)
 
@@ -546,12 +639,25 @@ class Client:
         wait_seconds: float = 0.0,
         linearizable: bool = False,
     ) -> Fetched:
-        """Batches from `offset` on, as they are stored; at the end of the log, wait up to `wait_seconds` for one."""
+        """Batches from `offset` on, as they are stored; at the end of the log, wait up to `wait_seconds` for one.
+
+        ```python
+        fetched = await client.fetch("events", 0, 1, wait_seconds=1.0)
+        assert fetched.next_offset == 2 and b"second" in fetched.batches
+        ```
+        """
         wait_ms = round(wait_seconds * 1000)
         return await self._ask(Fetch(topic, partition, offset, bytes_max, wait_ms, linearizable), Fetched)
 
     async def init_producer(self, name: str | None = None) -> ProducerInitialized:
-        """A producer's identity; with a name, the same id as before and the next epoch."""
+        """A producer's identity; with a name, the same id as before and the next epoch.
+
+        ```python
+        first = await client.init_producer("billing")
+        again = await client.init_producer("billing")
+        assert (again.producer_id, again.producer_epoch) == (first.producer_id, first.producer_epoch + 1)
+        ```
+        """
         return await self._ask(InitProducer(name), ProducerInitialized)
 
 

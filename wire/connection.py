@@ -48,7 +48,13 @@ CONNECTION_REQUEST_ID: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of one connection, told by the server in `Welcome`. Sizes in bytes."""
+    """The bounds of one connection, told by the server in `Welcome`. Sizes in bytes.
+
+    ```python
+    assert client.limits.requests_in_flight_max >= 1
+    print(client.limits)
+    ```
+    """
 
     # Where the numbers come from stands beside the server's settings of the same names.
     frame_bytes_max: int = FRAME_BYTES_MAX_DEFAULT

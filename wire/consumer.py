@@ -47,7 +47,13 @@ RECOVERY_SECONDS_MAX: Final = 120.0
 
 
 class Batch(NamedTuple):
-    """One batch as the log holds it, decoded. `records` begins at the offset that was asked for."""
+    """One batch as the log holds it, decoded. `records` begins at the offset that was asked for.
+
+    ```python
+    batch = await consumer.next_batch()
+    assert batch.header.next_offset == batch.records[-1].offset + 1
+    ```
+    """
 
     partition: int
     header: BatchHeader
@@ -214,7 +220,13 @@ class Consumer:
     # --- where it stands ---
 
     def position(self, partition: int) -> int:
-        """The offset after the last record that was handed out of this partition; before that, where it starts."""
+        """The offset after the last record that was handed out of this partition; before that, where it starts.
+
+        ```python
+        record = await anext(consumer)
+        assert consumer.position(0) == record.offset + 1
+        ```
+        """
         position = self._lane(partition).position
         if self._current is not None and self._current.partition == partition:
             # Offsets are dense: what is left of the batch is what lies between.
@@ -222,7 +234,13 @@ class Consumer:
         return position
 
     def high_watermark(self, partition: int) -> int:
-        """The partition's high watermark as last heard of; 0 before that."""
+        """The partition's high watermark as last heard of; 0 before that.
+
+        ```python
+        record = await anext(consumer)
+        print("behind by", consumer.high_watermark(record.partition) - consumer.position(record.partition))
+        ```
+        """
         return self._lane(partition).high_watermark
 
     def _lane(self, partition: int) -> _Lane:
@@ -249,11 +267,23 @@ class Consumer:
             self._rest = iter(batch.records)
 
     def batches(self) -> AsyncIterator[Batch]:
-        """Iterate over whole batches: what is left of one whose records were handed out singly comes first."""
+        """Iterate over whole batches: what is left of one whose records were handed out singly comes first.
+
+        ```python
+        async for batch in consumer.batches():
+            print(batch.partition, batch.header.base_offset, len(batch.records))
+        ```
+        """
         return _Batches(self)
 
     async def next_batch(self) -> Batch | None:
-        """The next batch with records; None at the end of a consumer that does not follow."""
+        """The next batch with records; None at the end of a consumer that does not follow.
+
+        ```python
+        while (batch := await consumer.next_batch()) is not None:
+            print(batch.partition, [record.value for record in batch.records])
+        ```
+        """
         left = list(self._rest)
         current, self._current = self._current, None
         if left and current is not None:
@@ -261,7 +291,13 @@ class Consumer:
         return await self._next()
 
     def next_batch_nowait(self) -> Batch | None:
-        """A batch that has come already; None if there is none, or if something else is to be done first."""
+        """A batch that has come already; None if there is none, or if something else is to be done first.
+
+        ```python
+        batch = consumer.next_batch_nowait() or await consumer.next_batch()
+        assert batch.records[0].value == b"first"
+        ```
+        """
         if not self._is_open or self._damage is not None or operator.length_hint(self._rest):
             return None
         self._current = None

@@ -94,6 +94,11 @@ class Produced(Message):
 
     `duplicate`: the batch was in the log already, and this is its original place (`term` 0 and `chain` empty when
     they are no longer at hand).
+
+    ```python
+    produced = await client.produce("events", 0, wire.encode_batch([(b"third", None, 0, None)]))
+    assert (produced.base_offset, produced.duplicate) == (2, False)
+    ```
     """
 
     base_offset: U64
@@ -119,7 +124,13 @@ class Fetch(Message):
 
 @dataclass(frozen=True, slots=True)
 class Fetched(Message):
-    """Contiguous batches as they are stored; empty when nothing came in time. The first may begin before `offset`."""
+    """Contiguous batches as they are stored; empty when nothing came in time. The first may begin before `offset`.
+
+    ```python
+    fetched = await client.fetch("events", 0, 0)
+    assert len(list(wire.split_batches(fetched.batches))) >= 1
+    ```
+    """
 
     batches: bytes
     next_offset: U64
@@ -183,7 +194,13 @@ class ListOffsets(Message):
 
 @dataclass(frozen=True, slots=True)
 class ListedOffsets(Message):
-    """`offset`: the anchor, or the first whose batch was appended at or after the time (the watermark if none was)."""
+    """`offset`: the anchor, or the first whose batch was appended at or after the time (the watermark if none was).
+
+    ```python
+    listed = await client.list_offsets("events", 0, wire.Anchor.START)
+    assert (listed.offset, listed.high_watermark) == (0, 2)
+    ```
+    """
 
     offset: U64
     log_start_offset: U64
@@ -228,7 +245,13 @@ class DamageReported(Message):
 
 @dataclass(frozen=True, slots=True)
 class NodeDescription(Message):
-    """A node, and where clients reach it."""
+    """A node, and where clients reach it.
+
+    ```python
+    (node,) = (await client.metadata()).nodes
+    print(node.name, wire.Address(node.host, node.port))
+    ```
+    """
 
     name: str
     host: str
@@ -237,7 +260,13 @@ class NodeDescription(Message):
 
 @dataclass(frozen=True, slots=True)
 class PartitionDescription(Message):
-    """One partition as the answering node sees it. `leader` is None while there is none."""
+    """One partition as the answering node sees it. `leader` is None while there is none.
+
+    ```python
+    (partition,) = (await client.describe_topic("events")).partitions
+    assert partition.high_watermark - partition.log_start_offset == 2
+    ```
+    """
 
     partition: U32
     group: U64
@@ -253,7 +282,13 @@ class PartitionDescription(Message):
 
 @dataclass(frozen=True, slots=True)
 class TopicDescription(Message):
-    """A topic, its partitions and its whole configuration (defaults included)."""
+    """A topic, its partitions and its whole configuration (defaults included).
+
+    ```python
+    description = await client.describe_topic("events")
+    print(description.topic, len(description.partitions), description.configuration)
+    ```
+    """
 
     topic: str
     topic_id: bytes
@@ -270,7 +305,13 @@ class Metadata(Message):
 
 @dataclass(frozen=True, slots=True)
 class ClusterMetadata(Message):
-    """The answer to `Metadata`."""
+    """The answer to `Metadata`.
+
+    ```python
+    metadata = await client.metadata()
+    print([node.name for node in metadata.nodes], [topic.topic for topic in metadata.topics])
+    ```
+    """
 
     nodes: tuple[NodeDescription, ...]
     topics: tuple[TopicDescription, ...]
@@ -288,7 +329,13 @@ class CreateTopic(Message):
 
 @dataclass(frozen=True, slots=True)
 class TopicCreated(Message):
-    """The topic stands and can be written to."""
+    """The topic stands and can be written to.
+
+    ```python
+    created = await client.create_topic("letters", partitions=3)
+    assert created.partitions == 3 and len(created.topic_id) == 16
+    ```
+    """
 
     topic_id: bytes
     partitions: U32
@@ -305,7 +352,13 @@ class AlterTopic(Message):
 
 @dataclass(frozen=True, slots=True)
 class TopicAltered(Message):
-    """The answer to `AlterTopic`: the topic as it is now."""
+    """The answer to `AlterTopic`: the topic as it is now.
+
+    ```python
+    altered = await client.alter_topic("events", partitions=2)
+    assert altered.partitions == 2
+    ```
+    """
 
     partitions: U32
     configuration: Mapping[str, str]

@@ -77,6 +77,12 @@ class Receipt(NamedTuple):
     `offset` is -1 with `acks=none`. `index`, `term` and `chain` are of
     its batch; `chain` proves later what the log must hold. `nodes` are those that had it on disk. `duplicate`: the
     batch had been appended by an earlier attempt.
+
+    ```python
+    receipt = await producer.send_nowait(b"third")
+    assert (receipt.topic, receipt.partition, receipt.offset) == ("events", 0, 2)
+    print("proof:", receipt.index, receipt.term, receipt.chain.hex())
+    ```
     """
 
     topic: str
@@ -141,7 +147,14 @@ class _Batch:
 
 
 class Acknowledgement:
-    """What `send` returns: await it for the receipt of that record, or drop it."""
+    """What `send` returns: await it for the receipt of that record, or drop it.
+
+    ```python
+    acknowledgement = await producer.send(b"third")
+    receipt = await acknowledgement
+    assert receipt.offset == 2
+    ```
+    """
 
     __slots__ = ("_batch", "_position")
 
@@ -151,11 +164,26 @@ class Acknowledgement:
 
     @property
     def done(self) -> bool:
-        """Whether the receipt or the error is there."""
+        """Whether the receipt or the error is there.
+
+        ```python
+        acknowledgement = await producer.send(b"third")
+        await producer.flush()
+        assert acknowledgement.done
+        ```
+        """
         return self._batch.outcome is not None
 
     def receipt_nowait(self) -> Receipt | None:
-        """The receipt, or None while the record is on its way. Raises the error it failed with."""
+        """The receipt, or None while the record is on its way. Raises the error it failed with.
+
+        ```python
+        acknowledgement = await producer.send(b"third")
+        assert acknowledgement.receipt_nowait() is None
+        await producer.flush()
+        assert acknowledgement.receipt_nowait().offset == 2
+        ```
+        """
         outcome = self._batch.outcome
         if outcome is None:
             return None
@@ -177,7 +205,13 @@ class Acknowledgement:
         )
 
     async def wait(self) -> Receipt:
-        """The receipt, when it comes. Raises the typed error that says why the record was not acknowledged."""
+        """The receipt, when it comes. Raises the typed error that says why the record was not acknowledged.
+
+        ```python
+        acknowledgement = await producer.send(b"third")
+        assert (await acknowledgement.wait()).offset == 2
+        ```
+        """
         await self._batch.wait()
         receipt = self.receipt_nowait()
         assert receipt is not None
@@ -251,7 +285,14 @@ class _Lane:
 
 @dataclass(frozen=True, slots=True)
 class ProducerStatistics:
-    """What a producer has done so far, in records, bytes of encoded records, and batches."""
+    """What a producer has done so far, in records, bytes of encoded records, and batches.
+
+    ```python
+    await producer.send_nowait(b"third")
+    assert producer.statistics.records_acknowledged == 1
+    print(producer.statistics)
+    ```
+    """
 
     records_sent: int = 0
     records_acknowledged: int = 0
@@ -409,12 +450,26 @@ class Producer:
 
     @property
     def in_flight_bytes(self) -> int:
-        """What was taken and is neither acknowledged nor failed."""
+        """What was taken and is neither acknowledged nor failed.
+
+        ```python
+        await producer.send(b"third")
+        assert producer.in_flight_bytes > 0
+        await producer.flush()
+        assert producer.in_flight_bytes == 0
+        ```
+        """
         return self._buffered_bytes
 
     @property
     def statistics(self) -> ProducerStatistics:
-        """What was done so far."""
+        """What was done so far.
+
+        ```python
+        await producer.send_nowait(b"third")
+        assert producer.statistics.batches_acknowledged == 1
+        ```
+        """
         in_open = [lane.open for lane in self._lanes if lane.open is not None]
         return ProducerStatistics(
             records_sent=self._records_closed + sum(batch.records for batch in in_open),
@@ -446,6 +501,11 @@ class Producer:
         Raises BufferFull when `buffer_bytes_max` is reached, RecordTooLarge, TopicNotFound for a partition that the
         topic does not have, ClientClosed, and TypeError or InvalidRequest for what is no record. The record was not
         taken then.
+
+        ```python
+        receipt = await producer.send_nowait(b"third", key=b"anna", headers={"trace": b"7"})
+        assert receipt.offset == 2
+        ```
         """
         if (
             type(value) is not bytes
@@ -526,7 +586,13 @@ class Producer:
         partition: int | None = None,
         timestamp_ms: int | None = None,
     ) -> Acknowledgement:
-        """Take one record as `send_nowait` does, but wait for room instead of raising BufferFull."""
+        """Take one record as `send_nowait` does, but wait for room instead of raising BufferFull.
+
+        ```python
+        acknowledgements = [await producer.send(b"%d" % number) for number in range(10)]
+        assert (await acknowledgements[-1]).offset == 11
+        ```
+        """
         self._records_since_checkpoint += 1
         if self._records_since_checkpoint >= _RECORDS_PER_CHECKPOINT:
             self._records_since_checkpoint = 0
@@ -571,6 +637,12 @@ class Producer:
 
         Raises the first error since the last `flush` that no acknowledgement has raised; the acknowledgements say what
         else failed.
+
+        ```python
+        acknowledgement = await producer.send(b"third")
+        await producer.flush()
+        assert acknowledgement.done
+        ```
         """
         unfinished = [batch for lane in self._lanes for batch in lane.unfinished()]
         self._close_all()

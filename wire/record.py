@@ -63,7 +63,13 @@ class ControlKind(IntEnum):
 
 
 class BatchHeader(NamedTuple):
-    """The 176 bytes in front of a payload, as numbers. Field by field as in `docs/storage-format.md`."""
+    """The 176 bytes in front of a payload, as numbers. Field by field as in `docs/storage-format.md`.
+
+    ```python
+    async for batch in consumer.batches():
+        print(batch.header.base_offset, batch.header.record_count, batch.header.chain.hex())
+    ```
+    """
 
     length: int
     format: int
@@ -243,7 +249,13 @@ def encode_batch(
     producer_epoch: int = 0,
     base_sequence: int = 0,
 ) -> bytes:
-    """A batch of `(value, key, timestamp_ms, headers)` tuples, with the leader's part blank."""
+    """A batch of `(value, key, timestamp_ms, headers)` tuples, with the leader's part blank.
+
+    ```python
+    batch = wire.encode_batch([(b"third", b"anna", 1_700_000_000_000, {"trace": b"7"})])
+    assert (await client.produce("events", 0, batch)).base_offset == 2
+    ```
+    """
     builder = PayloadBuilder()
     for value, key, timestamp_ms, headers in records:
         builder.add(builder.encode_row(value, key, timestamp_ms, headers), timestamp_ms)
@@ -400,7 +412,13 @@ def check_in_place(header: BatchHeader, previous: BatchHeader) -> None:
 
 
 def split_batches(buffer: Buffer) -> Iterator[memoryview]:
-    """The whole batches that stand one after the other in `buffer`; a cut one at the end raises CorruptBatch."""
+    """The whole batches that stand one after the other in `buffer`; a cut one at the end raises CorruptBatch.
+
+    ```python
+    fetched = await client.fetch("events", 0, 0)
+    print([len(batch) for batch in wire.split_batches(fetched.batches)])
+    ```
+    """
     view = memoryview(buffer)
     position = 0
     while position < len(view):
@@ -434,6 +452,14 @@ def decode_records(header: BatchHeader, batch: Buffer, partition: int) -> list[R
 
     Raises UndecodableBatch (details: base_offset, next_offset) when the payload is not an array of `record_count`
     records. A control batch has none.
+
+    ```python
+    from wire.record import check_produced
+
+    batch = wire.encode_batch([(b"hello", None, 0, None)])
+    (record,) = wire.decode_records(check_produced(batch), batch, partition=0)
+    assert record.value == b"hello"
+    ```
     """
     if header.is_control:
         return []
@@ -580,5 +606,9 @@ def partition_for_key(key: bytes, partition_count: int) -> int:
 
     Every client of logd, in any language, uses this function: `tests/golden/partition_for_key.json` fixes it.
     CRC-32 is in every standard library, and spreads real keys evenly (ADR 4 has the measurement).
+
+    ```python
+    assert wire.partition_for_key(b"customer-7", 3) == 2
+    ```
     """
     return zlib.crc32(key) % partition_count

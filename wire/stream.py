@@ -43,7 +43,13 @@ _NODE_URI: Final = re.compile(r"spiffe://(?P<cluster>[^/]+)/node/(?P<name>[^/]+)
 
 
 class Address(NamedTuple):
-    """Where a node listens."""
+    """Where a node listens.
+
+    ```python
+    assert wire.Address.parse("logs.example") == wire.Address("logs.example", 7421)
+    assert str(wire.Address.parse("[::1]:7000")) == "[::1]:7000"
+    ```
+    """
 
     host: str
     port: int = PORT_DEFAULT
@@ -53,7 +59,12 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """From `host`, `host:port`, `[::1]` or `[::1]:port`; raises Misconfigured for anything else."""
+        """From `host`, `host:port`, `[::1]` or `[::1]:port`; raises Misconfigured for anything else.
+
+        ```python
+        assert wire.Address.parse("[::1]:7000") == wire.Address("::1", 7000)
+        ```
+        """
         match = re.fullmatch(
             r"(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\s:\[\]/@]+))(?::(?P<port>[0-9]{1,5}))?", text
         )
@@ -85,7 +96,12 @@ class Tls:
     cluster_name: str | None = None
 
     def context(self) -> ssl.SSLContext:
-        """Read the files. Raises Misconfigured, which names the one that is not in order."""
+        """Read the files. Raises Misconfigured, which names the one that is not in order.
+
+        ```python
+        assert tls.context().check_hostname is False
+        ```
+        """
         for path in (self.ca, self.certificate, self.key):
             if not os.access(path, os.R_OK):
                 raise Misconfigured(f"{path}: {'cannot be read' if os.path.exists(path) else 'there is no such file'}")

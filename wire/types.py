@@ -16,7 +16,14 @@ PROTOCOL_VERSION: Final = 1
 
 
 class Acks(StrEnum):
-    """When the producer is answered. What the replicas do never varies with it."""
+    """When the producer is answered. What the replicas do never varies with it.
+
+    ```python
+    async with wire.Producer(client, "events", acks=wire.Acks.LEADER) as producer:
+        receipt = await producer.send_nowait(b"third")
+    assert receipt.durability is not wire.Durability.NONE
+    ```
+    """
 
     NONE = "none"
     """As soon as the batch was accepted for appending: nothing is promised."""
@@ -27,7 +34,13 @@ class Acks(StrEnum):
 
 
 class Durability(StrEnum):
-    """What an acknowledgement says was achieved."""
+    """What an acknowledgement says was achieved.
+
+    ```python
+    receipt = await producer.send_nowait(b"third")
+    assert receipt.durability is wire.Durability.QUORUM_FSYNC
+    ```
+    """
 
     NONE = "none"
     LEADER_FSYNC = "leader_fsync"
@@ -35,14 +48,26 @@ class Durability(StrEnum):
 
 
 class Codec(IntEnum):
-    """How a payload is compressed as a whole: bits 0 to 2 of a batch's flags."""
+    """How a payload is compressed as a whole: bits 0 to 2 of a batch's flags.
+
+    ```python
+    async with wire.Producer(client, "events", codec=wire.Codec.ZSTD) as producer:
+        await producer.send(b"well compressible" * 100)
+    ```
+    """
 
     NONE = 0
     ZSTD = 1
 
 
 class Anchor(StrEnum):
-    """The two ends of a partition's readable range, as a place to start from."""
+    """The two ends of a partition's readable range, as a place to start from.
+
+    ```python
+    async with wire.Consumer(client, "events", start=wire.Anchor.END) as consumer:
+        assert consumer.position(0) == 2
+    ```
+    """
 
     START = "start"
     """`log_start_offset`: the oldest record that is still retained."""
@@ -65,6 +90,11 @@ class Record(NamedTuple):
 
     `value` is None for a tombstone. `timestamp_ms` is the producer's clock in milliseconds since 1970 UTC, and is
     informative: retention and lookups by time use the leader's.
+
+    ```python
+    record = await anext(consumer)
+    assert (record.partition, record.offset, record.value) == (0, 0, b"first")
+    ```
     """
 
     value: bytes | None

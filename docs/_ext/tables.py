@@ -52,9 +52,9 @@ def code(value: object) -> str:
 
 
 def summary(thing: object) -> str:
-    """What a class or a function says of itself, on one line."""
+    """What a class or a function says of itself, on one line, without its example."""
     text = getattr(thing, "__doc__", None) or ""
-    return " ".join(text.split())
+    return " ".join(text.partition("```")[0].split())
 
 
 # --- Messages ---------------------------------------------------------------------------------------------------------
