@@ -97,7 +97,7 @@ class Disk:
 
         It is asked for when the answers have left, and behind the next round if there is one: no promise waits for the
         segments, and at the moment of the answers the interpreter is wanted elsewhere. Letting the writer do it by
-        itself after a while costs a lone produce a tenth: the while ends just when the next request comes.
+        itself after a while was no faster, and on a busy machine slower: the while ends when the next request comes.
         """
         self._rounds.put((Stage.WRITTEN, work))
 
