@@ -35,6 +35,9 @@ class HardState(NamedTuple):
     commit: int
 
 
+INITIAL_HARD_STATE: Final = HardState(0, NOBODY, 0)
+
+
 class EntryId(NamedTuple):
     """An entry's identity: by the log matching property, equal identities are equal entries (section 5.3)."""
 
@@ -68,7 +71,7 @@ class Entry:
     size_bytes: int = 0
     """What the entry counts for, in the limits by bytes: its payload."""
     chain: bytes = b""
-    """The digest of the log up to here; empty where nobody chains. Equal identities with unequal chains: a violation."""
+    """The digest of the log up to here; empty where nobody chains. Unequal for equal identities: a violation."""
     change: "ConfigurationChange | None" = None
 
     @property
@@ -184,7 +187,7 @@ class MessageType(Enum):
     STORAGE_APPEND = "storage append"
     """To the disk: what `Ready` says, as a message, for shells that are made of messages."""
     STORAGE_APPEND_RESPONSE = "storage append response"
-    """From the disk: the log up to (index, log_term) and the hard state of `term` are durable; `snapshot` too, if set."""
+    """From the disk: the log up to (index, log_term), the hard state of `term`, and `snapshot` if set, are durable."""
     STORAGE_APPLY = "storage apply"
     STORAGE_APPLY_RESPONSE = "storage apply response"
     """`entries` are applied."""
@@ -271,10 +274,11 @@ class SoftState(NamedTuple):
 
 @dataclass(slots=True)
 class Ready:
-    """What must be done since the last one. Order: `snapshot`, `truncate_from`, `append` and `hard_state` are made
-    durable together; `messages` may leave at once; `responses` leave (or are stepped, if they are to the replica
-    itself) only when all of that is durable; `committed` may be applied at once: it holds nothing that is not durable
-    on a majority, nor (unless asked otherwise) anything that is not durable here.
+    """What must be done since the last one.
+
+    `snapshot`, `truncate_from`, `append` and `hard_state` are made durable together; `messages` may leave at once;
+    `responses` leave (or are stepped, if they are to the replica itself) only when all of that is durable; `committed`
+    may be applied at once: it holds nothing that is not durable on a majority.
     """
 
     soft_state: SoftState | None = None
@@ -296,7 +300,7 @@ class Ready:
 # --- Errors -----------------------------------------------------------------------------------------------------------
 
 
-class ProposalDropped(Exception):  # noqa: N818  # a state of affairs, which the driver answers for
+class ProposalDropped(Exception):
     """A proposal was not taken, and will not be. Nothing was changed."""
 
     def __init__(self, reason: str) -> None:
@@ -304,7 +308,7 @@ class ProposalDropped(Exception):  # noqa: N818  # a state of affairs, which the
         self.reason = reason
 
 
-class SafetyViolation(Exception):  # noqa: N818  # not somebody's error: a promise of Raft is broken
+class SafetyViolation(Exception):
     """Something happened that Raft rules out: this replica must stop, loudly, with everything left as it is."""
 
 
@@ -382,18 +386,22 @@ class Status:
     """Empty unless this replica leads."""
 
 
+EMPTY_LOG: Final = Snapshot(0, 0, Configuration())
+"""What stands before the first entry of a log that never was."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """What a replica comes back with. The default is a log that never was."""
 
-    snapshot: Snapshot = Snapshot(0, 0, Configuration())
+    snapshot: Snapshot = EMPTY_LOG
     """What stands before the first retained entry."""
     base: EntryId | None = None
     """The entry before `entries`, if the retained ones below are left on disk; by default `snapshot`."""
     base_chain: bytes = b""
     entries: Sequence[Entry] = ()
     """The end of the log. Invariant: from an index at or below the commit + 1."""
-    hard_state: HardState | None = HardState(0, NOBODY, 0)
+    hard_state: HardState | None = INITIAL_HARD_STATE
     """None: it is lost; the replica counts for nothing until it is re-admitted."""
     configuration: Configuration | None = None
     """As of `applied`; by default the snapshot's."""
