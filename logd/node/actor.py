@@ -18,7 +18,7 @@ from logd.meta.commands import Command
 from logd.meta.state import META_GROUP, Outcome, TopicRemoved
 from logd.node.disk import Completion, Disk, Doorbell, Stage
 from logd.observability.logs import LimitedLogger
-from logd.raft.group import EntryId
+from logd.raft.single import EntryId
 from logd.replica.clock import ClockReading
 from logd.replica.driver import (
     Admission,

@@ -23,7 +23,7 @@ from logd.node.actor import RaftActor
 from logd.node.disk import Disk, Doorbell
 from logd.node.partition import NodeCluster
 from logd.observability.logs import LimitedLogger, LineLimiter, get_logger
-from logd.raft.group import EntryId
+from logd.raft.single import EntryId
 from logd.replica.clock import AppendClock, ClockReading
 from logd.replica.driver import Driver, DriverOptions, LogState, replay
 from logd.replica.producers import ProducerTable

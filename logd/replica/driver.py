@@ -16,8 +16,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from logd.meta.commands import Command, decode_command, encode_command
 from logd.meta.state import META_GROUP, MetaState, Outcome, TopicChanged, TopicRemoved
-from logd.raft.group import EntryId, Group, Role
-from logd.raft.group import HardState as RaftHardState
+from logd.raft.single import EntryId, Group, Role
+from logd.raft.single import HardState as RaftHardState
 from logd.replica.clock import AppendClock, ClockReading
 from logd.replica.producers import Duplicate, ProducerTable
 from logd.store.format import HardState, Start

@@ -11,7 +11,7 @@ from typing import Any
 
 from logd.meta.commands import Command, CreateTopic
 from logd.meta.state import META_GROUP, MetaState, Outcome
-from logd.raft.group import EntryId
+from logd.raft.single import EntryId
 from logd.replica.clock import AppendClock, ClockReading
 from logd.replica.driver import (
     Admission,

@@ -6,7 +6,7 @@ import pytest
 
 from logd.meta.commands import AlterTopic, CreateTopic, DeleteTopic, InitProducer
 from logd.meta.state import META_GROUP, MetaState, ProducerGranted, TopicChanged, TopicRemoved
-from logd.raft.group import EntryId
+from logd.raft.single import EntryId
 from logd.replica.driver import (
     META_BATCHES_PER_SNAPSHOT,
     CreateGroup,

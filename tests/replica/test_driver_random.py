@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from logd.meta.commands import AlterTopic, Command, CreateTopic, DeleteTopic, InitProducer
 from logd.meta.state import META_GROUP, MetaState
-from logd.raft.group import EntryId
+from logd.raft.single import EntryId
 from logd.replica.driver import CreateGroup, DriverOptions, replay
 from logd.replica.producers import ProducerTable
 from logd.store.format import HardState

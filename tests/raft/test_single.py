@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logd.raft.group import EntryId, Group, HardState, NotLeading, Role
+from logd.raft.single import EntryId, Group, HardState, NotLeading, Role
 
 NODE = "node-1"
 NEW = HardState(0, "", 0)
