@@ -352,6 +352,9 @@ class GroupOptions:
     checks_changes: bool = True
     """Whether a membership change that Raft does not allow now is refused when proposed (it becomes an empty entry)."""
     steps_down_on_removal: bool = True
+    snapshot_is_start: bool = True
+    """A snapshot is where the leader's log starts: of a time when the receiver may not have been a member. False: it is
+    of the leader's last applied entry, and one whose configuration lacks the receiver is not for it."""
     asynchronous_storage: bool = True
     """True: `Ready` after `Ready` may be taken, the disk's answers come by `step`, in order. False: `advance` is called
     after each Ready, when everything in it is done, and entries are applied only after they are durable here."""
