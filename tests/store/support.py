@@ -30,6 +30,20 @@ SMALL = StoreOptions(
     allocation_bytes_max=16 * KIB,
 )
 
+# What a simulated minute of a few batches a second fills, several times over: journal files roll and are recycled,
+# segments are sealed, indexed and given up.
+SIMULATED = StoreOptions(
+    segment_bytes_max=64 * KIB,
+    index_interval_bytes=4 * KIB,
+    journal_file_bytes=256 * KIB,
+    journal_files_max=6,
+    round_bytes_max=128 * KIB,
+    disk_reserve_bytes=64 * KIB,
+    open_files_max=64,
+    allocation_bytes_min=16 * KIB,
+    allocation_bytes_max=64 * KIB,
+)
+
 
 def open_store(files: FileSystem, options: StoreOptions = SMALL, node: str = NODE) -> Store:
     return Store.open(

@@ -7,7 +7,15 @@ from collections.abc import Callable
 import pytest
 
 from logd.store.files import File
-from tests.support.fake_files import PAGE_BYTES, SECTOR_BYTES, Call, FakeFileSystem, SimulatedCrash
+from tests.support.fake_files import (
+    PAGE_BYTES,
+    SECTOR_BYTES,
+    Call,
+    DiskFaults,
+    DiskWork,
+    FakeFileSystem,
+    SimulatedCrash,
+)
 
 
 def new_file_system() -> FakeFileSystem:
@@ -23,7 +31,7 @@ def durable(fs: FakeFileSystem, path: str, content: bytes = b"") -> File:
     file = fs.open(path, create=True)
     file.pwritev([content], 0)
     file.sync()
-    fs.sync_directory(path.rpartition("/")[0])
+    fs.sync_directory(path.rpartition("/")[0] or "/")
     return file
 
 
@@ -668,6 +676,252 @@ def test_a_directory_whose_sync_failed_never_becomes_more_durable() -> None:
 
     assert fs.listdir("/d") == ["a", "b"]
     assert list(fs.crash(None).tree("/d")) == ["/d/a"]
+
+
+# -- a bad disk, by chance
+
+
+def pages(*letters: bytes) -> bytes:
+    return b"".join(letter * PAGE_BYTES for letter in letters)
+
+
+def outcomes(action: Callable[[], object], count: int = 200) -> list[bool]:
+    """Whether each of many calls succeeded."""
+    succeeded = []
+    for _ in range(count):
+        try:
+            action()
+        except OSError:
+            succeeded.append(False)
+        else:
+            succeeded.append(True)
+    return succeeded
+
+
+def test_reads_fail_as_often_as_ordered_and_change_nothing() -> None:
+    fs = new_file_system()
+    file, other = durable(fs, "/d/a", b"abc"), durable(fs, "/other", b"abc")
+    faults = DiskFaults(random.Random(1), read_error=0.2, path_prefix="/d/")
+    fs.inject(faults)
+
+    failed = outcomes(lambda: file.pread(3, 0)).count(False)
+
+    assert 20 < failed < 60
+    assert faults.done == {"read_error": failed}
+    assert all(outcomes(lambda: file.pread_nowait(3, 0)))
+    assert all(outcomes(lambda: other.pread(3, 0)))
+    fs.heal()
+    assert all(outcomes(lambda: file.pread(3, 0)))
+
+
+def test_a_write_that_fails_by_chance_has_written_any_part() -> None:
+    fs = new_file_system()
+    fs.inject(DiskFaults(random.Random(1), write_error=1.0))
+    written = set()
+    for number in range(50):
+        file = fs.open(f"/d/{number}", create=True)
+        with pytest.raises(OSError, match="Input/output"):
+            file.pwritev([b"abc"], 0)
+        written.add(fs.contents(f"/d/{number}"))
+
+    assert written == {b"", b"a", b"ab", b"abc"}
+
+
+def test_a_sync_that_fails_by_chance_is_a_failed_sync() -> None:
+    fs = new_file_system()
+    file = durable(fs, "/d/a", b"before")
+    fs.inject(DiskFaults(random.Random(1), sync_error=1.0))
+    file.pwritev([b"AFTER!"], 0)
+    with pytest.raises(OSError, match="Input/output"):
+        file.sync()
+    fs.heal()
+    with pytest.raises(OSError, match="an earlier sync failed"):
+        file.sync()
+    fs.open("/d/a").sync()
+
+    assert file.pread(6, 0) == b"AFTER!"
+    assert fs.crash(None).contents("/d/a") == b"before"
+
+
+def test_after_a_directory_could_not_be_synced_nothing_is_written_until_the_power_is_cut() -> None:
+    fs = new_file_system()
+    file = durable(fs, "/d/a", b"abc")
+    fs.open("/d/b", create=True)
+    fs.inject(DiskFaults(random.Random(1), sync_error=1.0, path_prefix="/d/"))
+    with pytest.raises(OSError, match="Input/output"):
+        fs.sync_directory("/d")
+    fs.heal()
+
+    for disk in (fs, fs.kill()):
+        with pytest.raises(OSError, match="Read-only"):
+            disk.sync_directory("/d")
+        with pytest.raises(OSError, match="Read-only"):
+            disk.open("/d/a").pwritev([b"x"], 0)
+    assert file.pread(3, 0) == b"abc"
+    after = fs.kill().crash(None)
+    assert after.listdir("/d") == ["a"]
+    after.open("/d/a").pwritev([b"x"], 0)
+
+
+def test_a_misdirected_write_is_noticed_at_both_places_once_the_pages_are_read_from_the_disk() -> None:
+    fs = new_file_system()
+    a, b = durable(fs, "/d/a", pages(b"1", b"2")), durable(fs, "/d/b", pages(b"3", b"4"))
+    faults = DiskFaults(random.Random(7), misdirected_write=1.0)
+    fs.inject(faults)
+    a.pwritev([pages(b"N")], 0)
+    a.sync()
+
+    assert faults.done == {"misdirected_write": 1}
+    for disk in (fs, fs.kill()):
+        assert disk.contents("/d/a") == pages(b"N", b"2")
+        assert disk.contents("/d/b") == pages(b"3", b"4")
+    fs.heal()
+    a.sync()
+    b.sync()
+    after = fs.crash(None)
+    content = after.contents("/d/a") + after.contents("/d/b")
+    assert content[:PAGE_BYTES] == pages(b"1"), "it is not where it should be"
+    assert content.count(pages(b"N")) == 1, "it is elsewhere"
+    fs.evict_all()
+    assert fs.contents("/d/a") + fs.contents("/d/b") == content
+
+
+def test_a_misdirected_write_lands_in_the_same_file_or_in_any_other_below_the_prefix() -> None:
+    hit = set()
+    for seed in range(60):
+        fs = new_file_system()
+        for path in ("/d/a", "/d/b", "/other"):
+            durable(fs, path, pages(b".", b".", b"."))
+        fs.inject(DiskFaults(random.Random(seed), misdirected_write=1.0, path_prefix="/d/"))
+        for path in ("/d/a", "/other"):
+            file = fs.open(path)
+            file.pwritev([pages(b"N")], PAGE_BYTES)
+            file.sync()
+        after = fs.crash(None)
+        assert after.contents("/other") == pages(b".", b"N", b".")
+        hit.add((after.contents("/d/a"), after.contents("/d/b")))
+
+    rest, first, last = pages(b".", b".", b"."), pages(b"N", b".", b"."), pages(b".", b".", b"N")
+    assert hit >= {(first, rest), (last, rest), (rest, first), (rest, last)}
+    assert all(a[PAGE_BYTES : 2 * PAGE_BYTES] == pages(b".") for a, _ in hit)
+
+
+def test_a_page_that_was_misdirected_and_is_written_again_is_durable() -> None:
+    fs = new_file_system()
+    file = durable(fs, "/d/a", pages(b"1", b"2"))
+    fs.inject(DiskFaults(random.Random(1), misdirected_write=1.0))
+    file.pwritev([b"N"], 0)
+    file.sync()
+    fs.heal()
+
+    file.pwritev([b"M"], 1)
+    file.sync()
+
+    assert fs.crash(None).contents("/d/a")[:3] == b"NM1"
+
+
+def test_a_misdirected_read_is_of_one_page_and_right_the_next_time() -> None:
+    fs = new_file_system()
+    content = pages(b"1", b"2", b"3")
+    file = durable(fs, "/d/a", content)
+    durable(fs, "/d/b", pages(b"4", b"5"))
+    faults = DiskFaults(random.Random(3), misdirected_read=0.5)
+    fs.inject(faults)
+    seen = [file.pread(2 * PAGE_BYTES, PAGE_BYTES // 2) for _ in range(100)]
+    fs.heal()
+
+    right = content[PAGE_BYTES // 2 : PAGE_BYTES // 2 + 2 * PAGE_BYTES]
+    assert file.pread(2 * PAGE_BYTES, PAGE_BYTES // 2) == right
+    wrong = [data for data in seen if data != right]
+    assert 0 < len(wrong) <= faults.done["misdirected_read"]
+    assert {len(data) for data in seen} == {len(right)}
+    assert {byte for data in wrong for byte in data} == set(b"12345")
+    for data in wrong:
+        halves = range(0, len(data), PAGE_BYTES // 2)
+        different = [start for start in halves if data[start] != right[start]]
+        assert len({(start + PAGE_BYTES // 2) // PAGE_BYTES for start in different}) == 1
+
+
+def test_what_is_not_on_the_disk_yet_is_never_read_from_elsewhere() -> None:
+    fs = new_file_system()
+    file = durable(fs, "/d/a", pages(b"1", b"2"))
+    file.pwritev([b"N"], 0)
+    fs.inject(DiskFaults(random.Random(3), misdirected_read=1.0))
+
+    assert {file.pread(1, 0) for _ in range(50)} == {b"N"}
+
+
+def test_the_same_chance_makes_the_same_faults() -> None:
+    def run(seed: int) -> tuple[bytes, list[bool]]:
+        fs = new_file_system()
+        file = durable(fs, "/d/a", pages(b"1", b"2", b"3", b"4"))
+        chance = random.Random(seed)
+        fs.inject(DiskFaults(chance, read_error=0.1, misdirected_read=0.1, misdirected_write=0.5))
+        results = outcomes(lambda: file.pread(10, 0), 30)
+        for number in range(4):
+            file.pwritev([b"N"], number * PAGE_BYTES)
+            file.sync()
+        return fs.crash(chance).contents("/d/a"), results
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)
+
+
+def test_bits_flip_at_rest_in_chosen_files_alone() -> None:
+    fs = new_file_system()
+    file = durable(fs, "/d/a", pages(b"1", b"2") + bytes(5 * PAGE_BYTES))
+    durable(fs, "/other", pages(b"3"))
+    file.pwritev([b"dirty"], PAGE_BYTES)
+    before, other = fs.contents("/d/a"), fs.contents("/other")
+
+    flipped = fs.flip_bits(random.Random(1), 10, "/d/")
+
+    assert len(flipped) == 10
+    assert {path for path, _ in flipped} == {"/d/a"}
+    after = fs.contents("/d/a")
+    changed = {place for place in range(len(before)) if before[place] != after[place]}
+    assert 0 < len(changed) <= len({position for _, position in flipped})
+    assert changed <= set(range(PAGE_BYTES)), "neither what is unsynced nor zeros"
+    assert all((before[place] ^ after[place]).bit_count() == 1 for place in changed)
+    assert fs.contents("/other") == other
+    assert fs.crash(None).contents("/d/a")[:PAGE_BYTES] == after[:PAGE_BYTES]
+
+
+def test_no_bits_flip_where_nothing_is_at_rest() -> None:
+    fs = new_file_system()
+    fs.open("/d/a", create=True).pwritev([b"abc"], 0)
+
+    assert fs.flip_bits(random.Random(1), 3) == []
+
+
+def test_the_work_of_the_disk_is_counted() -> None:
+    fs = new_file_system()
+    file = durable(fs, "/d/a", pages(b"1", b"2"))
+    fs.take_work()
+
+    file.pwritev([b"abc"], 0)
+    file.pwritev([b"abc"], 2)
+    file.sync()
+    file.pread(10, 0)
+
+    assert fs.take_work() == DiskWork(calls=4, written_bytes=6, syncs=1, synced_bytes=PAGE_BYTES)
+    fs.evict_all("/d/a")
+    file.pread(10, PAGE_BYTES - 1)
+    file.pread(10, 0)
+    assert fs.take_work() == DiskWork(calls=2, fetched_bytes=2 * PAGE_BYTES)
+    assert fs.take_work() == DiskWork()
+
+
+def test_calls_can_be_counted_without_being_kept() -> None:
+    fs = FakeFileSystem(keeps_calls=False)
+    fs.mkdir("/d")
+    fs.crash_at(fs.call_count + 2)
+    fs.mkdir("/e")
+
+    with pytest.raises(SimulatedCrash, match="number=3"):
+        fs.mkdir("/f")
+
+    assert fs.calls == []
 
 
 # -- space

@@ -16,6 +16,11 @@ pending operations, and a crash decides for each of them whether it came through
     after = fs.crash(Random(3))      # power cut: any part of what is unsynced survived, torn at sectors
     after = fs.kill()                # kill -9: all that was written is there
     fs.fail("sync", "*.segment", nth=2, error_number=errno.EIO)
+    fs.inject(DiskFaults(Random(4), read_error=0.01, path_prefix="/data/groups/"))
+    fs.flip_bits(Random(5), 1, "/data/groups/")
+    fs.capacity_bytes = fs.used_bytes() + 4096   # a full disk; None: as much as you like again
+    fs.heal()                        # no more `fail` and `inject`; what they did stays done
+    fs.take_work()                   # what the disk had to do since the last time, for whoever makes it slow
 
 `crash` and `kill` leave this object as it is and return an independent one, so that several endings of one history
 can be tried. Costs: a write is O(its pages), a crash O(files + unsynced pages); a page of zeros occupies nothing, so
@@ -31,10 +36,14 @@ Which crashes are possible (and no others, so that a failing test is never the f
   on the same name keep their order, that a directory is gone only with all that was moved out of it, and that a rename
   to another directory brings that directory along. No name is made durable by the sync of the file itself.
 * Failed syncs: the pages count as clean afterwards. Reads show them, the disk lacks them, and a later sync succeeds
-  without them, unless they are written again. A directory whose sync failed never becomes more durable.
+  without them, unless they are written again. A directory whose sync failed never becomes more durable; if it was
+  `DiskFaults` that failed it, the whole file system is read-only until a power cut, as one is that lost its journal.
+* Misdirected writes: a page that a sync should have made durable lands elsewhere. Like after a failed sync, memory
+  shows what the disk lacks, at both places, until the pages are evicted or the power is cut; but nobody was told.
 * After a power cut nothing is in memory: `pread_nowait` answers None until `pread` has fetched the pages.
 """
 
+import collections
 import contextlib
 import dataclasses
 import errno
@@ -53,6 +62,54 @@ NAME_BYTES_MAX = 255  # NAME_MAX of Linux file systems.
 FREE_BYTES_UNLIMITED = 1 << 40  # What a file system without a capacity says is free when it is empty.
 
 ZERO_PAGE = bytes(PAGE_BYTES)
+
+
+@dataclasses.dataclass
+class DiskFaults:
+    """What a bad disk does by chance, to the files whose path begins with `path_prefix`; see `FakeFileSystem.inject`.
+
+    Each number is the probability that a call which could suffer does. Nothing is drawn for a probability of 0, so
+    that adding one fault does not change the others' luck.
+    """
+
+    chance: random.Random
+    read_error: float = 0.0
+    """`pread` raises EIO. (`pread_nowait` never asks the disk.)"""
+    write_error: float = 0.0
+    """`pwritev` raises EIO, with some of its bytes written."""
+    sync_error: float = 0.0
+    """`sync` and `sync_directory` raise EIO; the top of this file says what that means."""
+    misdirected_read: float = 0.0
+    """One page of a `pread` is another page of the same or another of these files. Reading again helps."""
+    misdirected_write: float = 0.0
+    """A `sync` succeeds, but one page of it landed on another page of the same or another of these files."""
+    path_prefix: str = ""
+    done: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    """How often each of them happened, by its name here."""
+
+    def strikes(self, name: str, path: str) -> bool:
+        """Whether it happens to this call; counts it."""
+        probability: float = getattr(self, name)
+        if not probability or not path.startswith(self.path_prefix) or self.chance.random() >= probability:
+            return False
+        self.done[name] += 1
+        return True
+
+
+@dataclasses.dataclass(slots=True)
+class DiskWork:
+    """What a disk had to do: whoever simulates a slow one makes a time of it."""
+
+    calls: int = 0
+    """All calls of the port, also those that memory answers."""
+    fetched_bytes: int = 0
+    """Read by `pread` and not in memory."""
+    written_bytes: int = 0
+    """Handed to `pwritev`: work for memory."""
+    syncs: int = 0
+    """`sync` and `sync_directory`."""
+    synced_bytes: int = 0
+    """Whole pages that syncs had to bring to the disk."""
 
 
 class SimulatedCrash(BaseException):
@@ -322,6 +379,33 @@ class _Regular:
         """The kernel's side of a failed sync: the pages are clean from now on, whatever the disk got."""
         self.dirty.clear()
 
+    def lose_dirty_page(self, number: int) -> None:
+        """A page was written elsewhere, and nobody knows: memory has what the disk lacks."""
+        # The view may show it through its base, where the disk has the same page by coincidence.
+        self.view.own.setdefault(number, self.view.page(number))
+        self.dirty.discard(number)
+        # What was pending of it is not pending any more: it went elsewhere.
+        self.operations = [
+            operation._replace(pages=[page for page in operation.pages if page[0] != number])
+            if isinstance(operation, _Write)
+            else operation
+            for operation in self.operations
+        ]
+
+    def land(self, number: int, content: bytes) -> None:
+        """A page of somebody else's lands here, on the disk: memory goes on showing what it had."""
+        self.view.own.setdefault(number, self.view.page(number))
+        self.own_the_disk()
+        if content is ZERO_PAGE:
+            self.disk.pop(number, None)
+        else:
+            self.disk[number] = content
+        self.view.base = self.disk
+
+    def pages_at_rest(self) -> list[int]:
+        """The synced pages that are not all zeros and that nobody has changed since."""
+        return sorted(number for number in self.disk if number not in self.view.own)
+
     def evict(self) -> None:
         """Drop the clean pages from memory; those that a failed sync lost show the disk's content from now on."""
         self.view.own = {number: content for number, content in self.view.own.items() if number in self.dirty}
@@ -502,9 +586,13 @@ class FakeFile:
         self._sync_error_number = 0
 
     def pread(self, length: int, position: int) -> bytes:
-        with self._file_system.call("pread", self.path) as failure:
+        with self._file_system.call("pread", self.path, length=length) as failure:
             _raise_if(failure, self.path)
-            return self._read(length, position)
+            data = self._read(length, position)
+            for faults in self._file_system.faults:
+                if faults.misdirected_read and data and faults.strikes("misdirected_read", self.path):
+                    data = self._file_system.misdirect_read(self._node, data, position, faults)
+            return data
 
     def pread_nowait(self, length: int, position: int) -> bytes | None:
         with self._file_system.call("pread_nowait", self.path) as failure:
@@ -545,13 +633,19 @@ class FakeFile:
 
     def sync(self) -> None:
         self._check_sync_never_failed()
-        with self._file_system.call("sync", self.path) as failure:
+        file_system, node = self._file_system, self._node
+        with file_system.call("sync", self.path) as failure:
             self._check_open()
+            file_system.work.syncs += 1
             if failure is not None:
-                self._node.lose_dirty()
+                node.lose_dirty()
                 self._sync_error_number = failure.error_number
                 raise _error(failure.error_number, self.path)
-            self._node.sync()
+            file_system.work.synced_bytes += len(node.dirty) * PAGE_BYTES
+            for faults in file_system.faults:
+                if faults.misdirected_write and node.dirty and faults.strikes("misdirected_write", self.path):
+                    file_system.misdirect_write(node, faults)
+            node.sync()
 
     def allocate(self, position: int, length: int) -> None:
         file_system = self._file_system
@@ -611,7 +705,9 @@ class FakeFile:
         node = self._node
         length = min(length, node.size - position)
         if node.in_memory is not None and length > 0:
+            before = len(node.in_memory)
             node.in_memory.update(range(position // PAGE_BYTES, _pages_up_to(position + length)))
+            self._file_system.work.fetched_bytes += (len(node.in_memory) - before) * PAGE_BYTES
         return node.view.read(position, length)
 
     def _write(self, data: bytes, position: int) -> None:
@@ -619,6 +715,7 @@ class FakeFile:
         if not data:
             return
         node = self._node
+        self._file_system.work.written_bytes += len(data)
         first, end = position // PAGE_BYTES, _pages_up_to(position + len(data))
         missing = node.extents.missing(first, end)
         if self._file_system.take_pages(missing):
@@ -651,6 +748,30 @@ def _raise_if(failure: Failure | None, path: str, other_path: str | None = None)
         raise _error(failure.error_number, path, other_path)
 
 
+class _Turn:
+    """What surrounds a call; one object for all of a file system's, which take turns anyway."""
+
+    __slots__ = ("_lock", "failure")
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self._lock = lock
+        self.failure: Failure | None = None
+
+    def __enter__(self) -> Failure | None:
+        return self.failure
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+# Which probability of `DiskFaults` is for which call.
+_ERRORS_BY_CHANCE = {
+    "pread": "read_error",
+    "pwritev": "write_error",
+    "sync": "sync_error",
+    "sync_directory": "sync_error",
+}
+
 # What the calls are named in `crash_at`, `calls` and `fail`. `open` and `lock` change something only when they create.
 MUTATING = frozenset(
     {"pwritev", "sync", "allocate", "truncate", "mkdir", "rmdir", "unlink", "rename", "sync_directory"},
@@ -662,16 +783,22 @@ class FakeFileSystem(FileSystem):
     """A file system in memory that can crash, fail and fill up; see the top of this file.
 
     `capacity_bytes`: what fits into it, counted in whole pages; None: as much as you like. It may be changed at any
-    time. Several threads may use it; each call is done whole before the next, but `before_call` runs outside of that.
+    time. `keeps_calls`: whether to remember every call in `calls`, for as long as this lives. Several threads may use
+    it; each call is done whole before the next, but `before_call` runs outside of that.
     """
 
-    def __init__(self, *, capacity_bytes: int | None = None) -> None:
+    def __init__(self, *, capacity_bytes: int | None = None, keeps_calls: bool = True) -> None:
         self.capacity_bytes = capacity_bytes
         self.nowait_supported = True  # False: pread_nowait always answers None, as on file systems without it.
         # Called with operation and path ahead of each call, also those that change nothing: to wait in (a slow disk),
         # to look around in, or to raise from.
         self.before_call: Callable[[str, str], None] | None = None
+        self.keeps_calls = keeps_calls
         self.calls: list[Call] = []  # All that was begun; a call that fails is one too.
+        self.call_count = 0  # Invariant: the number of the last one, kept or not.
+        self.work = DiskWork()  # Since `take_work`.
+        self.faults: list[DiskFaults] = []
+        self._is_read_only = False  # A directory's sync failed by `DiskFaults`.
         self._root = _Directory()
         self._name_operations: list[_NameOperation] = []
         self._pages_used = 0
@@ -680,6 +807,7 @@ class FakeFileSystem(FileSystem):
         self._torn: random.Random | None = None
         self._is_dead = False
         self._lock = threading.RLock()
+        self._turn = _Turn(self._lock)
 
     # -- faults
 
@@ -688,8 +816,8 @@ class FakeFileSystem(FileSystem):
 
         With `torn`, a pwritev that dies has written its bytes up to a random boundary of sectors.
         """
-        if call_number <= len(self.calls):
-            raise ValueError(f"call {call_number} is over: {len(self.calls)} were made")
+        if call_number <= self.call_count:
+            raise ValueError(f"call {call_number} is over: {self.call_count} were made")
         self._crash_number = call_number
         self._torn = torn
 
@@ -700,6 +828,7 @@ class FakeFileSystem(FileSystem):
         """
         with self._lock:
             after = self._copy()
+        after._is_read_only = False
         share = 0.0 if chance is None else chance.choice((0.1, 0.5, 0.9, 1.0))
         if chance is not None:
             _come_through(after._name_operations, lambda _: chance.random() < share)
@@ -740,9 +869,43 @@ class FakeFileSystem(FileSystem):
         self._failures.append(failure)
         return failure
 
+    def inject(self, faults: DiskFaults) -> None:
+        """Let the disk be bad by chance from now on, beside what was injected before. Endings do not inherit it."""
+        self.faults.append(faults)
+
     def heal(self) -> None:
-        """Take back all that `fail` has ordered."""
+        """Take back all that `fail` and `inject` have ordered; what has happened stays."""
         self._failures.clear()
+        self.faults.clear()
+
+    def take_work(self) -> DiskWork:
+        """What the disk had to do since this was asked last."""
+        work, self.work = self.work, DiskWork()
+        return work
+
+    def flip_bits(self, chance: random.Random, count: int, path_prefix: str = "") -> list[tuple[str, int]]:
+        """Flip bits of files at rest: of synced pages that are not all zeros, below a prefix of the path.
+
+        Returns the path and position of each flip; fewer than `count` if there is no such page.
+        """
+        flipped = []
+        for _ in range(count):
+            pages = [
+                (path, node, number) for path, node in self._files_below(path_prefix) for number in node.pages_at_rest()
+            ]
+            if not pages:
+                break
+            path, node, number = chance.choice(pages)
+            start = number * PAGE_BYTES
+            # Bytes that are not zero are as good as none on a page that holds one short batch: half of the flips go
+            # to what is there, half anywhere.
+            content = node.view.read(start, min(PAGE_BYTES, node.size - start))
+            places = [place for place, byte in enumerate(content) if byte] or range(len(content))
+            place = chance.choice(places) if chance.random() < 0.5 else chance.randrange(len(content))
+            position = start + place
+            node.overwrite_everywhere(position, bytes([content[place] ^ 1 << chance.randrange(8)]))
+            flipped.append((path, position))
+        return flipped
 
     def overwrite(self, path: str, position: int, data: bytes) -> None:
         """Change bytes of a file on the disk and in memory, past all that is pending: what a bad disk does."""
@@ -763,6 +926,11 @@ class FakeFileSystem(FileSystem):
     def evict(self, path: str) -> None:
         """Drop a file's clean pages from memory: reads come from the disk again, and show what it really holds."""
         self._regular(path).evict()
+
+    def evict_all(self, path_prefix: str = "") -> None:
+        """Like `evict`, for every file below a prefix of the path."""
+        for _, node in self._files_below(path_prefix):
+            node.evict()
 
     # -- looking from outside: no calls, no faults, also after the crash
 
@@ -867,6 +1035,7 @@ class FakeFileSystem(FileSystem):
     def sync_directory(self, path: str) -> None:
         with self.call("sync_directory", path) as failure:
             directory = self._directory(path)
+            self.work.syncs += 1
             if failure is not None:
                 directory.sync_has_failed = True
                 raise _error(failure.error_number, path)
@@ -893,7 +1062,6 @@ class FakeFileSystem(FileSystem):
 
     # -- what the files need
 
-    @contextlib.contextmanager
     def call(
         self,
         operation: str,
@@ -903,22 +1071,108 @@ class FakeFileSystem(FileSystem):
         mutates: Callable[[], bool] | None = None,
         position: int = 0,
         length: int = 0,
-    ) -> Iterator[Failure | None]:
+    ) -> "_Turn":
         """Surround one call: nobody else's is done meanwhile. Dies if it is time; hands over the failure to raise."""
         if self.before_call is not None:
             self.before_call(operation, path)
-        with self._lock:
-            if self._is_dead:
-                raise SimulatedCrash(f"{operation} {path}: the process is dead")
-            if operation in MUTATING if mutates is None else mutates():
-                call = Call(len(self.calls) + 1, operation, path, position, length)
-                self.calls.append(call)
-                if call.number == self._crash_number:
-                    self._is_dead = True
-                    raise SimulatedCrash(f"crash in place of {call}", self._torn)
+        self._lock.acquire()
+        try:
+            self._turn.failure = self._begin(operation, path, other_path, mutates, position, length)
+        except BaseException:
+            self._lock.release()
+            raise
+        return self._turn
+
+    def _begin(
+        self,
+        operation: str,
+        path: str,
+        other_path: str | None,
+        mutates: Callable[[], bool] | None,
+        position: int,
+        length: int,
+    ) -> Failure | None:
+        if self._is_dead:
+            raise SimulatedCrash(f"{operation} {path}: the process is dead")
+        self.work.calls += 1
+        if operation in MUTATING if mutates is None else mutates():
+            self.call_count += 1
+            if self.keeps_calls:
+                self.calls.append(Call(self.call_count, operation, path, position, length))
+            if self.call_count == self._crash_number:
+                self._is_dead = True
+                call = Call(self.call_count, operation, path, position, length)
+                raise SimulatedCrash(f"crash in place of {call}", self._torn)
+            if self._is_read_only:
+                raise _error(errno.EROFS, path, other_path)
+        if self._failures:
             paths = [path] if other_path is None else [path, other_path]
             failures = [failure for failure in self._failures if failure.claims(operation, paths)]
-            yield failures[0] if failures else None
+            if failures:
+                return failures[0]
+        return self._fail_by_chance(operation, path, length) if self.faults else None
+
+    def _fail_by_chance(self, operation: str, path: str, length: int) -> Failure | None:
+        name = _ERRORS_BY_CHANCE.get(operation)
+        if name is None:
+            return None
+        where = f"{path}/" if operation == "sync_directory" else path
+        for faults in self.faults:
+            if faults.strikes(name, where):
+                self._is_read_only = self._is_read_only or operation == "sync_directory"
+                bytes_done = faults.chance.randint(0, length) if operation == "pwritev" else 0
+                return Failure(operation, path, 0, None, errno.EIO, bytes_done)
+        return None
+
+    def misdirect_write(self, node: _Regular, faults: DiskFaults) -> None:
+        """One of the dirty pages lands elsewhere, and counts as clean."""
+        chance = faults.chance
+        number = chance.choice(sorted(node.dirty))
+        content = node.view.page(number)
+        found = self._random_page(node, number, faults)
+        node.lose_dirty_page(number)
+        if found is not None:
+            other, other_number = found
+            other.land(other_number, content)
+
+    def misdirect_read(self, node: _Regular, data: bytes, position: int, faults: DiskFaults) -> bytes:
+        """The data with one page, if one of it is clean, replaced by another."""
+        first, last = position // PAGE_BYTES, (position + len(data) - 1) // PAGE_BYTES
+        number = faults.chance.randint(first, last)
+        found = self._random_page(node, number, faults)
+        if found is None or number in node.dirty:
+            return data
+        other, other_number = found
+        content = other.disk.get(other_number, ZERO_PAGE)
+        start = number * PAGE_BYTES - position
+        begin, end = max(start, 0), min(start + PAGE_BYTES, len(data))
+        return data[:begin] + content[begin - start : end - start] + data[end:]
+
+    def _random_page(self, node: _Regular, number: int, faults: DiskFaults) -> tuple[_Regular, int] | None:
+        """Another page of the disk: in half of the cases of the same file, else of any that these faults reach."""
+        chance = faults.chance
+        others = [other for _, other in self._files_below(faults.path_prefix) if other.disk_size and other is not node]
+        own_pages = _pages_up_to(node.disk_size)
+        if others and (own_pages <= 1 or chance.random() < 0.5):
+            other = chance.choice(others)
+            return other, chance.randrange(_pages_up_to(other.disk_size))
+        if own_pages <= 1:
+            return None
+        other_number = chance.randrange(own_pages - 1)
+        return node, other_number + (other_number >= number)
+
+    def _files_below(self, path_prefix: str) -> Iterator[tuple[str, _Regular]]:
+        """The files whose path begins so, in the order of their paths."""
+
+        def below(directory: _Directory, path: str) -> Iterator[tuple[str, _Regular]]:
+            for name, child in sorted(directory.names.items()):
+                child_path = f"{path}/{name}"
+                if isinstance(child, _Directory):
+                    yield from below(child, child_path)
+                elif child_path.startswith(path_prefix):
+                    yield child_path, child
+
+        return below(self._root, "")
 
     def free_pages(self) -> int:
         """How many more pages there is room for."""
@@ -966,8 +1220,9 @@ class FakeFileSystem(FileSystem):
                     copied.sync_has_failed = node.sync_has_failed
             return copies[node]
 
-        other = FakeFileSystem(capacity_bytes=self.capacity_bytes)
+        other = FakeFileSystem(capacity_bytes=self.capacity_bytes, keeps_calls=self.keeps_calls)
         other.nowait_supported = self.nowait_supported
+        other._is_read_only = self._is_read_only
         other._root = directory_copy(self._root)
         other._name_operations = [
             _NameOperation(
