@@ -74,7 +74,8 @@ class Inflights:
 class Progress:
     """One replica in the eyes of its leader, which has one for itself too."""
 
-    # Invariant: 0 <= match_index < next_index; in SNAPSHOT, next_index is pending_snapshot + 1.
+    # Invariant: 0 <= match_index < next_index; only in SNAPSHOT is there a pending snapshot, only in REPLICATE are
+    # there inflights.
 
     inflights: Inflights
     match_index: int = 0
@@ -85,7 +86,7 @@ class Progress:
     """The highest commit index on its way. It goes down when what carried it is taken for lost."""
     state: ProgressState = ProgressState.PROBE
     pending_snapshot: int = 0
-    """In SNAPSHOT, the index of the snapshot that was sent; else 0."""
+    """In SNAPSHOT, the index of the snapshot that was sent, 0 once it is known to be lost; else 0."""
     is_recently_active: bool = False
     """Whether the replica was heard since check-quorum last asked. Always true for the leader itself."""
     is_append_paused: bool = False
