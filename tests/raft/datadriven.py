@@ -228,7 +228,7 @@ def _separated(answer: str) -> str:
     lines = answer.splitlines()
     if all(line.strip() and line != SEPARATOR for line in lines):
         return f"{SEPARATOR}\n{answer}"
-    if (SEPARATOR, SEPARATOR) in pairwise(lines):
+    if (SEPARATOR, SEPARATOR) in pairwise([*lines, SEPARATOR]):
         raise MalformedScript(f"an answer cannot hold the end of an answer: {answer}")
     doubled = f"{SEPARATOR}\n{SEPARATOR}\n"
     return f"{doubled}{answer}{doubled}"
