@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -68,7 +69,7 @@ def directories(cache: Path = CACHE, apt_get: str = "apt-get") -> Directories:
 
 
 def _fetch(cache: Path, package: Path, apt_get: str) -> None:
-    cache.mkdir(exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
     # Whatever the checkout's list says, nothing in here is ever committed.
     (cache / ".gitignore").write_text("*\n", encoding="utf-8")
     with tempfile.TemporaryDirectory(dir=cache) as name:
@@ -87,27 +88,36 @@ def _fetch(cache: Path, package: Path, apt_get: str) -> None:
 
 def _download(directory: Path, apt_get: str) -> None:
     """Leave the package in `directory`, if need be after fetching apt's lists, into `directory` too: no root needed."""
-    if shutil.which(apt_get) is None:
-        raise Unavailable(f"etcd's data files: there is no {apt_get} here")
+    for program in (apt_get, "dpkg"):
+        if shutil.which(program) is None:
+            raise Unavailable(f"etcd's data files: there is no {program} here")
     try:
-        _apt(directory, DOWNLOAD_SECONDS_MAX, apt_get, "download", PACKAGE)
+        _apt(directory, DOWNLOAD_SECONDS_MAX, [apt_get], "download", PACKAGE)
     except Unavailable:
         lists = directory / "lists"
         (lists / "partial").mkdir(parents=True)
-        own_lists = ("-o", f"Dir::State::lists={lists}")
-        _apt(directory, UPDATE_SECONDS_MAX, apt_get, *own_lists, "update")
-        _apt(directory, DOWNLOAD_SECONDS_MAX, apt_get, *own_lists, "download", PACKAGE)
+        # Without the mode, an update that reached nobody is a success.
+        own = [apt_get, "-o", f"Dir::State::lists={lists}", "-o", "APT::Update::Error-Mode=any"]
+        try:
+            _apt(directory, UPDATE_SECONDS_MAX, own, "update")
+        except Unavailable as reason:
+            # One source out of reach need not be the one that has the package.
+            with suppress(Unavailable):
+                return _apt(directory, DOWNLOAD_SECONDS_MAX, own, "download", PACKAGE)
+            raise reason from None
+        _apt(directory, DOWNLOAD_SECONDS_MAX, own, "download", PACKAGE)
 
 
-def _apt(directory: Path, seconds_max: float, *command: str) -> None:
-    bounded = (command[0], "-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=10", *command[1:])
+def _apt(directory: Path, seconds_max: float, program: list[str], *command: str) -> None:
+    bounded = [*program, "-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=10", *command]
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    what = f"etcd's data files: {Path(program[0]).name} {' '.join(command)}"
     try:
         done = subprocess.run(
             bounded, cwd=directory, env=environment, capture_output=True, text=True, timeout=seconds_max, check=False
         )
     except subprocess.TimeoutExpired:
-        raise Unavailable(f"etcd's data files: {' '.join(command)} took more than {seconds_max:g} s") from None
+        raise Unavailable(f"{what} took more than {seconds_max:g} s") from None
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.startswith("E:")] or done.stderr.splitlines()[-1:]
-        raise Unavailable(f"etcd's data files: {' '.join(command)} failed: {' '.join(said)}")
+        raise Unavailable(f"{what} failed: {' '.join(said[:2])}")
