@@ -9,6 +9,11 @@ import inspect
 import pytest
 from hypothesis import settings
 
+from tests.mutants.hook import install_from_environment
+
+# With LOGD_MUTANT=<name> the code under test has that bug; before anything of it is imported.
+install_from_environment()
+
 # The same examples on every run, and no verdict by the clock: the machine may be busy with something else.
 settings.register_profile("logd", deadline=None, derandomize=True)
 settings.load_profile("logd")
