@@ -1,0 +1,383 @@
+"""What goes wrong in a run, drawn from its seed.
+
+For: the cluster, which starts it with the run and stops it before the end. Must not know: what the nodes do about it.
+The one idea: each class of faults is off in half of the seeds and draws from a generator of its own, so that runs
+differ in which faults meet, and a class can be left out of a failing run with the others as they were.
+
+Damage to what a disk has promised is only done to a minority of each group: no log survives more.
+"""
+
+import errno
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+from typing import Final
+
+from tests.sim.chance import chance_of
+from tests.sim.clock import MILLISECOND, SECOND
+from tests.sim.node import DIRECTORY, Machine, World
+from tests.sim.reachable import reachable
+from tests.sim.workload import Workload
+from tests.support.fake_files import SECTOR_BYTES
+
+CLASSES: Final = (
+    "loss",
+    "duplication",
+    "replay",
+    "delay",
+    "reordering",
+    "partition",
+    "crash",
+    "torn-write",
+    "bit-flip",
+    "misdirection",
+    "read-error",
+    "write-error",
+    "disk-full",
+    "slow-disk",
+    "clock-drift",
+    "clock-jump",
+    "pause",
+    "wipe",
+    "membership",
+    "transfer",
+)
+"""All classes of faults there are."""
+
+NEEDS_PEERS: Final = frozenset({"membership", "transfer", "wipe"})
+LOSS_MAX: Final = 0.3
+REPEAT_MAX: Final = 0.5
+DRIFT_MAX: Final = 0.1
+
+
+def drawn_classes(seed: int) -> tuple[str, ...]:
+    """The classes that are on for a seed: each in half of them."""
+    return tuple(name for name in CLASSES if chance_of(seed, f"class {name}").random() < 0.5)
+
+
+class Faults:
+    """The faults of one run.
+
+    Arguments: `classes`, those that are on; `fired` counts what each of them did.
+    """
+
+    def __init__(
+        self, seed: int, world: World, machines: Sequence[Machine], workload: Workload, classes: Iterable[str]
+    ) -> None:
+        self.world = world
+        self.machines = list(machines)
+        self.workload = workload
+        self.classes = tuple(classes)
+        self.fired: dict[str, int] = dict.fromkeys(self.classes, 0)
+        self.is_over = False
+        self._chances = {name: chance_of(seed, f"fault {name}") for name in self.classes}
+        self._partitions: list[list[tuple[str, str]]] = []
+        self._starters: dict[str, Callable[[Random], None]] = {
+            "loss": self._start_loss,
+            "duplication": self._start_duplication,
+            "replay": self._start_replay,
+            "delay": self._start_delay,
+            "reordering": self._start_reordering,
+            "clock-drift": self._start_drift,
+        }
+        # What happens again and again, and how long it is between two of them on average.
+        self._events: dict[str, tuple[Callable[[Random], bool], int]] = {
+            "partition": (self._partition, 8 * SECOND),
+            "crash": (self._crash, 7 * SECOND),
+            "torn-write": (self._crash_in_a_call, 7 * SECOND),
+            "bit-flip": (self._flip, 12 * SECOND),
+            "misdirection": (self._misdirect, 15 * SECOND),
+            "read-error": (self._read_error, 8 * SECOND),
+            "write-error": (self._write_error, 12 * SECOND),
+            "disk-full": (self._fill, 15 * SECOND),
+            "slow-disk": (self._slow, 10 * SECOND),
+            "clock-jump": (self._jump, 10 * SECOND),
+            "pause": (self._pause, 7 * SECOND),
+            "wipe": (self._wipe, 20 * SECOND),
+            "membership": (self._change_membership, 6 * SECOND),
+            "transfer": (self._transfer, 6 * SECOND),
+        }
+
+    def start(self) -> None:
+        """Begin with everything that is on."""
+        for name in self.classes:
+            chance = self._chances[name]
+            if name in self._starters:
+                self._starters[name](chance)
+            else:
+                self._schedule(name)
+
+    def stop(self) -> None:
+        """Take everything back: whole network, free and quick disks, true clocks, every machine up."""
+        self.is_over = True
+        self.world.network.heal()
+        self.workload.conditions.loss = 0.0
+        for machine in self.machines:
+            machine.files.heal()
+            machine.files.capacity_bytes = None
+            machine.disk_conditions.slow_us = 0
+            machine.clock_conditions.rate = 1.0
+            machine.is_held = False
+            machine.resume()
+            if machine.life is None:
+                machine.start_later()
+
+    def counts(self) -> dict[str, int]:
+        """How often each class did something."""
+        network = self.world.network
+        of_network = {
+            "loss": network.lost,
+            "duplication": network.duplicated,
+            "replay": network.replayed,
+            "delay": network.slowed,
+            "reordering": network.reordered,
+        }
+        return {name: of_network.get(name, count) for name, count in self.fired.items()}
+
+    def _schedule(self, name: str) -> None:
+        _, interval_us = self._events[name]
+        delay_us = int(self._chances[name].expovariate(1.0) * interval_us) + 200 * MILLISECOND
+        self.world.clock.after(delay_us, self._happen, name)
+
+    def _happen(self, name: str) -> None:
+        if self.is_over:
+            return
+        action, _ = self._events[name]
+        self.world.trace.line(f"{self.world.clock.now} fault {name}")
+        if action(self._chances[name]):
+            self.fired[name] += 1
+        self._schedule(name)
+
+    def _any(self, chance: Random) -> Machine:
+        return self.machines[chance.randrange(len(self.machines))]
+
+    def _up(self, chance: Random) -> Machine | None:
+        up = [machine for machine in self.machines if machine.life is not None and not machine.is_paused]
+        return up[chance.randrange(len(up))] if up else None
+
+    # --- The network --------------------------------------------------------------------------------------------------
+
+    def _start_loss(self, chance: Random) -> None:
+        self.world.network.conditions.loss = chance.random() * LOSS_MAX
+        self.workload.conditions.loss = self.world.network.conditions.loss / 2
+
+    def _start_duplication(self, chance: Random) -> None:
+        self.world.network.conditions.duplication = chance.random() * REPEAT_MAX
+
+    def _start_replay(self, chance: Random) -> None:
+        self.world.network.conditions.replay = chance.random() * REPEAT_MAX
+
+    def _start_delay(self, chance: Random) -> None:
+        conditions = self.world.network.conditions
+        conditions.slow = chance.random() * 0.3
+        conditions.slow_us_max = chance.randrange(10 * MILLISECOND, 500 * MILLISECOND)
+
+    def _start_reordering(self, chance: Random) -> None:
+        self.world.network.conditions.reordering = chance.random() * REPEAT_MAX
+
+    def _partition(self, chance: Random) -> bool:
+        """Cut the cluster in some way for some time: the shapes of the design's C.2."""
+        names = [machine.name for machine in self.machines]
+        chance.shuffle(names)
+        shape = chance.choice(("isolate", "halves", "one-way in", "one-way out", "bridge", "link", "one-way link"))
+        first = names[0]
+        others = names[1:]
+        pairs: list[tuple[str, str]] = []
+        if shape in ("isolate", "one-way in"):
+            pairs += [(other, first) for other in others]
+        if shape in ("isolate", "one-way out"):
+            pairs += [(first, other) for other in others]
+        if shape == "halves":
+            cut = 1 + chance.randrange(len(names) - 1)
+            pairs = [pair for a in names[:cut] for b in names[cut:] for pair in ((a, b), (b, a))]
+        if shape == "bridge":
+            # Everybody sees the first one; the rest is in two parts.
+            cut = 1 + chance.randrange(max(1, len(others) - 1))
+            pairs = [pair for a in others[:cut] for b in others[cut:] for pair in ((a, b), (b, a))]
+        if shape in ("link", "one-way link") and others:
+            pairs = [(first, others[0])] + ([(others[0], first)] if shape == "link" else [])
+        if not pairs:
+            return False
+        self.world.trace.line(f"{self.world.clock.now} partition {shape}")
+        self.world.network.block(pairs)
+        self.world.clock.after(chance.randrange(200 * MILLISECOND, 10 * SECOND), self._heal_partition, pairs)
+        return True
+
+    def _heal_partition(self, pairs: list[tuple[str, str]]) -> None:
+        if not self.is_over:
+            self.world.network.unblock(pairs)
+
+    # --- Processes ----------------------------------------------------------------------------------------------------
+
+    def _crash(self, chance: Random) -> bool:
+        """Power cuts and kills, of one, some or all machines at once."""
+        count = chance.choice((1, 1, 1, 1, 2, len(self.machines)))
+        victims = list(self.machines)
+        chance.shuffle(victims)
+        done = False
+        for machine in victims[:count]:
+            if machine.life is None:
+                continue
+            if chance.random() < 0.6:
+                machine.power_cut()
+            else:
+                machine.kill()
+            done = True
+        return done
+
+    def _crash_in_a_call(self, chance: Random) -> bool:
+        """Let the power go in place of one of the next system calls, perhaps in the middle of a write."""
+        machine = self._any(chance)
+        calls = len(machine.files.calls)
+        machine.files.crash_at(calls + 1 + chance.randrange(60), torn=chance if chance.random() < 0.7 else None)
+        return True
+
+    def _pause(self, chance: Random) -> bool:
+        machine = self._up(chance)
+        if machine is None:
+            return False
+        machine.pause()
+        self.world.clock.after(int(chance.expovariate(1.0) * 2 * SECOND), self._resume, machine, machine.lives)
+        return True
+
+    def _resume(self, machine: Machine, life: int) -> None:
+        if machine.lives == life:
+            machine.resume()
+
+    # --- Clocks -------------------------------------------------------------------------------------------------------
+
+    def _start_drift(self, chance: Random) -> None:
+        for machine in self.machines:
+            machine.clock_conditions.rate = 1.0 + (chance.random() * 2 - 1) * DRIFT_MAX
+        self.fired["clock-drift"] = 1
+
+    def _jump(self, chance: Random) -> bool:
+        # A process that starts with such a clock believes it, and forgets producers that it takes for old.
+        self.workload.may_forget_producers = True
+        hours = chance.choice((-30 * 24, -1, 1, 400 * 24))
+        self._any(chance).clock_conditions.wall_jump_ms += hours * 3600 * 1000
+        return True
+
+    # --- Disks --------------------------------------------------------------------------------------------------------
+
+    def _slow(self, chance: Random) -> bool:
+        machine = self._any(chance)
+        machine.disk_conditions.slow_us = chance.choice((20, 100, 500, 2000)) * MILLISECOND
+        self.world.clock.after(chance.randrange(SECOND, 8 * SECOND), self._make_quick, machine)
+        return True
+
+    def _make_quick(self, machine: Machine) -> None:
+        machine.disk_conditions.slow_us = 0
+
+    def _fill(self, chance: Random) -> bool:
+        """Leave little or no space for some time."""
+        machine = self._any(chance)
+        files = machine.files
+        files.capacity_bytes = files.used_bytes() + chance.choice((0, 0, 4096, 16384, 65536, 100_000))
+        self.world.clock.after(chance.randrange(SECOND, 8 * SECOND), self._make_room, machine)
+        return True
+
+    def _make_room(self, machine: Machine) -> None:
+        machine.files.capacity_bytes = None
+
+    def _read_error(self, chance: Random) -> bool:
+        machine = self._any(chance)
+        pattern = chance.choice(("*.log", "*.index", "*.start", "*/journal/*"))
+        machine.files.fail("pread", pattern, 1 + chance.randrange(10), errno.EIO, times=1 + chance.randrange(3))
+        return True
+
+    def _write_error(self, chance: Random) -> bool:
+        machine = self._any(chance)
+        operation = chance.choice(("pwritev", "sync", "sync", "sync_directory", "unlink", "allocate"))
+        pattern = chance.choice(("*.log", "*/journal/*", "*.start", "*"))
+        machine.files.fail(operation, pattern, 1 + chance.randrange(10), errno.EIO)
+        return True
+
+    # --- What takes promises away -------------------------------------------------------------------------------------
+
+    def _may_damage(self, machine: Machine) -> bool:
+        """Whether what this machine promised may be lost: only on a minority of each group's voters."""
+        invariants = self.world.invariants
+        is_member = False
+        for group in sorted(self.world.placements):
+            voters = invariants.voters(group, self.world.placements[group].voters)
+            if machine.name not in voters:
+                continue
+            is_member = True
+            impaired = [name for name in voters if invariants.replicas[name][group].is_impaired]
+            if machine.name not in impaired:
+                impaired.append(machine.name)
+            if len(impaired) > (len(voters) - 1) // 2:
+                return False
+        return is_member
+
+    def _damage(self, chance: Random) -> tuple[Machine, str, int] | None:
+        """A machine and a place on its disk that may be damaged; the process is down, and starts on it."""
+        machine = self._any(chance)
+        if not self._may_damage(machine):
+            return None
+        sizes = machine.files.tree(DIRECTORY)
+        kinds = chance.choice((("/journal/",), (".log",), (".start", ".index"), ("/journal/", ".log")))
+        paths = [path for path, size in sizes.items() if size and any(kind in path for kind in kinds)]
+        if not paths:
+            return None
+        machine.stop()
+        machine.power_cut(restarts=False)
+        path = paths[chance.randrange(len(paths))]
+        size = machine.files.tree(DIRECTORY).get(path)
+        machine.start_later()
+        if not size:
+            return None
+        self.world.invariants.on_damaged(machine.name)
+        self.workload.may_forget_producers = True
+        return machine, path, size
+
+    def _flip(self, chance: Random) -> bool:
+        """A bit that rots while the machine is down."""
+        found = self._damage(chance)
+        if found is None:
+            return False
+        machine, path, size = found
+        # What is written stands at the front of pre-zeroed files.
+        position = chance.randrange(size) if chance.random() < 0.3 else chance.randrange(min(size, 32_768))
+        machine.files.flip_bit(path, position, chance.randrange(8))
+        machine.trace(f"flip {path} {position}")
+        reachable("a bit is flipped")
+        return True
+
+    def _misdirect(self, chance: Random) -> bool:
+        """A write that went to the wrong place: some sectors hold what belongs into others."""
+        found = self._damage(chance)
+        if found is None:
+            return False
+        machine, path, size = found
+        sectors = size // SECTOR_BYTES
+        if sectors < 2:
+            return True
+        source, target = chance.randrange(min(sectors, 64)), chance.randrange(min(sectors, 64))
+        content = machine.files.contents(path)
+        length = min(SECTOR_BYTES * (1 + chance.randrange(8)), size - max(source, target) * SECTOR_BYTES)
+        machine.files.overwrite(
+            path, target * SECTOR_BYTES, content[source * SECTOR_BYTES : source * SECTOR_BYTES + length]
+        )
+        machine.trace(f"misdirect {path} {source} {target} {length}")
+        reachable("a write went to the wrong place")
+        return True
+
+    def _wipe(self, chance: Random) -> bool:
+        """A machine comes back with an empty disk."""
+        machine = self._any(chance)
+        if not self._may_damage(machine):
+            return False
+        machine.stop()
+        machine.wipe()
+        machine.start_later()
+        self.workload.may_forget_producers = True
+        return True
+
+    # --- What operators do --------------------------------------------------------------------------------------------
+
+    def _change_membership(self, chance: Random) -> bool:
+        return False
+
+    def _transfer(self, chance: Random) -> bool:
+        return False
