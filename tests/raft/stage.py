@@ -8,6 +8,7 @@ in its replica's queue until it is processed, and all that is said on the way is
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Protocol
 
 from logd.raft.group import Group
@@ -100,6 +101,8 @@ class Replica:
     disk: Disk
     applied: Snapshot
     """What its state machine would give another one: everything applied so far."""
+    configurations: dict[int, Configuration] = field(default_factory=dict)
+    """Which one was in force from which index on."""
     writes: list[Message] = field(default_factory=list)
     """STORAGE_APPEND messages, oldest first."""
     applies: list[Message] = field(default_factory=list)
@@ -184,6 +187,7 @@ class Stage:
     def _start(self, name: str, options: GroupOptions, disk: Disk, recovered: Recovered) -> Replica:
         group = Group(name, options, recovered, self.chance())
         replica = Replica(group, options, disk, disk.snapshot, hard_state=disk.hard_state, handed_out=disk.last.index)
+        replica.configurations[disk.snapshot.index] = disk.snapshot.configuration
         self.replicas[name] = replica
         return replica
 
@@ -311,19 +315,21 @@ class Stage:
     def _on_snapshot(self, replica: Replica, snapshot: Snapshot | None) -> None:
         if snapshot is not None:
             replica.applied = snapshot
+            replica.configurations = {snapshot.index: snapshot.configuration}
 
     def _apply(self, replica: Replica, entries: Sequence[Entry]) -> None:
         for entry in entries:
             configuration = replica.applied.configuration
             if entry.change is not None:
                 configuration = replica.group.apply_change(entry.change)
+                replica.configurations[entry.index] = configuration
             replica.applied = Snapshot(entry.index, entry.term, configuration)
             replica.group.offer_snapshot(replica.applied)
 
     def compact(self, replica: Replica, index: int) -> None:
         """Give up the log up to and including `index`, which is applied."""
-        term = replica.disk.term_at(index)
-        snapshot = Snapshot(index, term, replica.applied.configuration)
+        configuration = max((item for item in replica.configurations.items() if item[0] <= index), key=itemgetter(0))[1]
+        snapshot = Snapshot(index, replica.disk.term_at(index), configuration)
         replica.group.compact(snapshot)
         replica.disk.compact(snapshot)
 

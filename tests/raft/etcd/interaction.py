@@ -236,7 +236,8 @@ class EtcdNotation:
             return ready.must_sync
         # Ours must be durable before a snapshot is acknowledged, and says so; etcd's asks for that only by the way.
         assert ready.must_sync
-        return ready.hard_state is not None and ready.hard_state[:2] != replica.hard_state[:2]
+        has_new_term = ready.hard_state is not None and ready.hard_state[:2] != replica.hard_state[:2]
+        return has_new_term or bool(ready.append)
 
     def _ready_lines(self, ready: Ready, messages: Sequence[Message]) -> Iterator[str]:
         if ready.soft_state is not None:
