@@ -39,8 +39,17 @@ from logd.raft.types import (
     Status,
 )
 
-_PROMISES: Final = {MessageType.APPEND_RESPONSE, MessageType.VOTE_RESPONSE, MessageType.PRE_VOTE_RESPONSE}
-"""These wait for the disk: they say something about what is durable here."""
+_PROMISES: Final = {
+    MessageType.APPEND_RESPONSE,
+    MessageType.VOTE_REQUEST,
+    MessageType.VOTE_RESPONSE,
+    MessageType.PRE_VOTE_RESPONSE,
+}
+"""These wait for the disk: they say something about what is durable here.
+
+Also the request for votes: it claims a log, and a term that no other campaign of this replica ever had. A candidate that
+lost both in a crash would campaign in the same term again, and could win by votes given to the log that it lost.
+"""
 
 _OWN_TERM: Final = {
     MessageType.VOTE_REQUEST,
