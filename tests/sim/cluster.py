@@ -11,14 +11,15 @@ import traceback
 from dataclasses import dataclass, field, replace
 from typing import Final, TextIO
 
+from logd.raft.types import GroupOptions
+from logd.replica.driver import DriverOptions
 from tests.sim.chance import chance_of
 from tests.sim.clock import SECOND, Clock
-from tests.sim.faults import CLASSES, NEEDS_PEERS, Faults, drawn_classes
+from tests.sim.faults import CLASSES, Faults, drawn_classes
 from tests.sim.invariants import Invariants, Violation
 from tests.sim.network import Network
 from tests.sim.node import KIB, Life, Machine, Placement, World
 from tests.sim.reachable import reachable
-from tests.sim.today import HAS_PEERS
 from tests.sim.trace import Trace
 from tests.sim.workload import Workload
 from wire.errors import CorruptBatch
@@ -54,8 +55,6 @@ class Options:
         chance = chance_of(self.seed, "shape")
         nodes, groups = chance.choice((3, 3, 3, 4, 5, 5, 7)), 1 + chance.randrange(4)
         classes = drawn_classes(self.seed) if self.classes is None else self.classes
-        if not HAS_PEERS:
-            classes = tuple(name for name in classes if name not in NEEDS_PEERS)
         return replace(self, nodes=self.nodes or nodes, groups=self.groups or groups, classes=classes)
 
     def command(self) -> str:
@@ -118,6 +117,10 @@ class Cluster:
         self.network = Network(self.clock, chance_of(seed, "network"), self.trace)
         retention_bytes = chance_of(seed, "retention").choice((None, 24 * KIB, 64 * KIB))
         self.world = World(self.clock, self.network, self.trace, self.invariants, self.placements, retention_bytes)
+        # Often so little memory that a follower a little behind has to be served from the disk.
+        window_bytes = chance_of(seed, "window").choice((4 * KIB, 32 * KIB, 4096 * KIB))
+        self.world.driver_options = DriverOptions(raft=GroupOptions(window_bytes_max=window_bytes))
+        self.world.wanted = {group: frozenset(place.voters) for group, place in self.placements.items()}
         self.machines = [self._machine(name) for name in names]
         self.workload = Workload(self.world, self.machines, chance_of(seed, "workload"), BATCHES_PER_SECOND)
         self.faults = Faults(seed, self.world, self.machines, self.workload, options.classes)
@@ -129,7 +132,7 @@ class Cluster:
         for group in range(1, groups + 1):
             members = list(names)
             chance.shuffle(members)
-            replicas = min(len(names), chance.choice((3, 3, 5))) if HAS_PEERS else 1
+            replicas = min(len(names), chance.choice((3, 3, 5)))
             placements[group] = Placement(group, tuple(sorted(members[:replicas])))
         return placements
 

@@ -9,6 +9,7 @@ Damage to what a disk has promised is only done to a minority of each group: no 
 
 import errno
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -43,7 +44,6 @@ CLASSES: Final = (
 )
 """All classes of faults there are."""
 
-NEEDS_PEERS: Final = frozenset({"membership", "transfer", "wipe"})
 LOSS_MAX: Final = 0.3
 REPEAT_MAX: Final = 0.5
 DRIFT_MAX: Final = 0.1
@@ -69,6 +69,10 @@ class Faults:
         self.classes = tuple(classes)
         self.fired: dict[str, int] = dict.fromkeys(self.classes, 0)
         self.is_over = False
+        # Insertion keeps the order; values mean nothing.
+        self.members_ever: dict[int, dict[str, None]] = {
+            group: dict.fromkeys(place.voters) for group, place in sorted(world.placements.items())
+        }
         self._chances = {name: chance_of(seed, f"fault {name}") for name in self.classes}
         self._partitions: list[list[tuple[str, str]]] = []
         self._starters: dict[str, Callable[[Random], None]] = {
@@ -377,7 +381,39 @@ class Faults:
     # --- What operators do --------------------------------------------------------------------------------------------
 
     def _change_membership(self, chance: Random) -> bool:
-        return False
+        """Want other voters, and let leaders see to it; or change them in one joint step, or back and forth."""
+        group = chance.choice(sorted(self.world.placements))
+        names = [machine.name for machine in self.machines]
+        wanted = sorted(self.world.wanted[group])
+        outside = [name for name in names if name not in wanted]
+        shapes = (["replace", "grow"] if outside else []) + (["shrink"] if len(wanted) > 3 else [])
+        if not shapes:
+            return False
+        shape = chance.choice(shapes)
+        if shape in ("replace", "shrink"):
+            wanted.remove(chance.choice(wanted))
+        if shape in ("replace", "grow"):
+            wanted.append(chance.choice(outside))
+        self.world.wanted[group] = frozenset(wanted)
+        self.world.trace.line(f"{self.world.clock.now} want {group} {','.join(sorted(wanted))}")
+        for machine in self.machines:
+            if machine.life is None:
+                continue
+            life = machine.life
+            if machine.name in wanted:
+                life.enter(partial(life.create_group, was_here=machine.name in self.members_ever[group]), group)
+            life.enter(life.want_voters, group, frozenset(wanted))
+        self.members_ever[group].update(dict.fromkeys(wanted))
+        return True
 
     def _transfer(self, chance: Random) -> bool:
+        """Ask a leader to hand over to some other voter."""
+        group = chance.choice(sorted(self.world.placements))
+        for machine in self.machines:
+            life = machine.life
+            if life is None or machine.is_paused or not life.driver.is_leader(group):
+                continue
+            voters = self.world.invariants.voters(group, self.world.placements[group].voters)
+            life.enter(life.transfer, group, chance.choice(voters))
+            return True
         return False

@@ -41,7 +41,9 @@ class _Replica:
     """What is known of one node's copy of one group."""
 
     log: list[Place] = field(default_factory=list)
-    """What was handed to the disk, durable or not; the batch of index 1 stands first."""
+    """What the core holds, or held before it left memory; the batch of index 1 stands first."""
+    taken: list[Place] = field(default_factory=list)
+    """What was handed to the disk, durable or not."""
     durable: list[Place] = field(default_factory=list)
     """What the disk promised."""
     held: list[Place] = field(default_factory=list)
@@ -75,8 +77,9 @@ class GroupTruth:
     sequences: dict[tuple[int, int], int] = field(default_factory=dict)
     """The next sequence of each producer, by id and epoch, in the committed log."""
     configuration: Any = None
-    """The newest one that anybody applied; None while it is the one of the bootstrap."""
-    configured_at: int = 0
+    """The newest one that anybody applied; None while nobody did."""
+    applied: int = 0
+    """The highest index that anybody applied."""
     votes: dict[tuple[str, int], str] = field(default_factory=dict)
     """Whom each node voted for in each term, as its disk promised it."""
 
@@ -95,41 +98,29 @@ class Invariants:
     # --- What the disk did --------------------------------------------------------------------------------------------
 
     def on_round_taken(self, node: str, entries: Sequence[RoundEntry]) -> None:
-        """A round was put together: its batches are in the log, as far as the driver knows."""
+        """A round was put together, to be written."""
         for entry in entries:
             if type(entry) is Append:
                 self._on_append(node, entry)
             elif type(entry) is SetStart and not entry.keeps_suffix:
-                self._replace_log(node, entry)
+                committed = self._committed_up_to(node, entry)
+                self.replicas[node][entry.group].taken[:] = committed
 
     def _on_append(self, node: str, entry: Append) -> None:
         group, header = entry.group, entry.batch.header
-        replica, truth = self.replicas[node][entry.group], self.groups[entry.group]
-        index, log = header.index, replica.log
+        taken, index = self.replicas[node][entry.group].taken, header.index
+        if index > len(taken) + 1:
+            raise Violation(f"{node}, group {group}: index {index} is written to a log that ends at {len(taken)}")
+        self._check_batch(node, group, self.groups[group], entry)
         place = Place(header.term, header.chain)
-        if index > len(log) + 1:
-            raise Violation(f"{node}, group {group}: index {index} is appended to a log that ends at {len(log)}")
-        self._check_batch(node, group, truth, entry)
-        if index <= len(log):
-            if log[index - 1] == place:
+        if index <= len(taken):
+            if taken[index - 1] == place:
                 reachable("a batch is written again in place")
-            else:
-                is_committed = index <= len(truth.committed) and log[index - 1] == truth.committed[index - 1]
-                if is_committed or index <= replica.commit:
-                    raise Violation(
-                        f"{node}, group {group}: the committed batch {index} of term {log[index - 1].term} is replaced "
-                        f"by one of term {header.term}"
-                    )
-                reachable("a suffix is replaced")
-                del log[index - 1 :]
-        if index > 1:
-            before = log[index - 2]
-            if header.previous_chain != before.chain:
-                raise Violation(f"{node}, group {group}: the chain breaks before index {index}")
-            if before.term > header.term:
-                raise Violation(f"{node}, group {group}: term {header.term} at index {index} follows {before.term}")
-        if index == len(log) + 1:
-            log.append(place)
+                return
+            del taken[index - 1 :]
+        if index > 1 and header.previous_chain != taken[index - 2].chain:
+            raise Violation(f"{node}, group {group}: the chain breaks before index {index}")
+        taken.append(place)
 
     @staticmethod
     def _check_batch(node: str, group: int, truth: GroupTruth, entry: Append) -> None:
@@ -141,14 +132,16 @@ class Invariants:
         if sha256(entry.batch.payload).digest() != header.payload_digest:
             raise Violation(f"{node}, group {group}: index {header.index} was damaged on its way")
 
-    def _replace_log(self, node: str, entry: SetStart) -> None:
-        """A snapshot takes the place of a log: it must stand for what is committed."""
+    def _committed_up_to(self, node: str, entry: SetStart) -> list[Place]:
+        """What a start stands for: it must be what is committed there."""
         start, truth = entry.start, self.groups[entry.group]
         if start.index > len(truth.committed):
             raise Violation(f"{node}, group {entry.group}: a start at {start.index}, beyond what is committed")
         if start.index and truth.committed[start.index - 1] != Place(start.term, start.chain):
             raise Violation(f"{node}, group {entry.group}: the start at {start.index} is not what is committed there")
-        self.replicas[node][entry.group].log[:] = truth.committed[: start.index]
+        if start.index and start.offset != self._next_offset_at(truth, start.index):
+            raise Violation(f"{node}, group {entry.group}: the start at {start.index} has offset {start.offset}")
+        return truth.committed[: start.index]
 
     def on_round_durable(self, node: str, entries: Sequence[RoundEntry]) -> None:
         """A round's fsync returned: what it holds is promised."""
@@ -192,20 +185,15 @@ class Invariants:
         replica.hard_state = hard_state
 
     def _on_start(self, node: str, entry: SetStart) -> None:
-        replica, truth, start = self.replicas[node][entry.group], self.groups[entry.group], entry.start
+        replica, start = self.replicas[node][entry.group], entry.start
         if start.index < replica.start_index:
             raise Violation(f"{node}, group {entry.group}: the start goes back to {start.index}")
-        if start.index > len(truth.committed):
-            raise Violation(f"{node}, group {entry.group}: a start at {start.index}, beyond what is committed")
-        if start.index and truth.committed[start.index - 1] != Place(start.term, start.chain):
-            raise Violation(f"{node}, group {entry.group}: the start at {start.index} is not what is committed there")
-        if start.index and start.offset != self._next_offset_at(truth, start.index):
-            raise Violation(f"{node}, group {entry.group}: the start at {start.index} has offset {start.offset}")
+        committed = self._committed_up_to(node, entry)
         replica.start_index = start.index
         if not entry.keeps_suffix:
-            replica.durable[:] = truth.committed[: start.index]
-            if len(replica.held) < start.index or replica.held[start.index - 1] != truth.committed[start.index - 1]:
-                replica.held[:] = truth.committed[: start.index]
+            replica.durable[:] = committed
+            if start.index and replica.held[start.index - 1 : start.index] != committed[-1:]:
+                replica.held[:] = committed
 
     @staticmethod
     def _next_offset_at(truth: GroupTruth, index: int) -> int:
@@ -222,7 +210,7 @@ class Invariants:
     def on_wiped(self, node: str) -> None:
         """A data directory is gone, with everything that it promised."""
         for replica in self.replicas[node].values():
-            replica.log, replica.durable = [], []
+            replica.log, replica.taken, replica.durable = [], [], []
             replica.hard_state = None
             replica.start_index = 0
             replica.is_impaired = True
@@ -239,7 +227,7 @@ class Invariants:
             if log is None:
                 if replica.durable and not replica.is_impaired:
                     raise Violation(f"{node}: group {group} is gone")
-                replica.log, replica.durable, replica.start_index = [], [], 0
+                replica.log, replica.taken, replica.durable, replica.start_index = [], [], [], 0
                 continue
             self._check_recovered(node, group, replica, log)
 
@@ -261,6 +249,7 @@ class Invariants:
         if known is not None and log.hard_state is not None and log.hard_state.term < known.term:
             raise Violation(f"{node}, group {group}: term {log.hard_state.term} recovered, {known.term} was promised")
         replica.durable = list(recovered)
+        replica.taken = list(recovered)
         replica.log = list(recovered)
         if len(recovered) > len(replica.held) or recovered != replica.held[: len(recovered)]:
             replica.held = list(recovered)
@@ -272,9 +261,9 @@ class Invariants:
         if end.index == 0:
             return []
         place, committed = Place(end.term, end.chain), self.groups[group].committed
-        for places in (replica.durable, replica.log, committed):
+        for places in (replica.durable, replica.taken, committed):
             if end.index <= len(places) and places[end.index - 1] == place:
-                if places is replica.log:
+                if places is replica.taken:
                     reachable("a round that nobody heard of is recovered")
                 return places[: end.index]
         raise Violation(f"{node}, group {group}: recovered to {end.index} of term {end.term}, which was not there")
@@ -300,6 +289,8 @@ class Invariants:
             replica = replicas.get(group)
             if replica is None:
                 continue
+            if raft.applied > replica.applied:
+                self._on_applied(node, group, replica, raft)
             seen = (raft.term, raft.role, raft.commit_index, last)
             if seen != replica.seen:
                 before, replica.seen = replica.seen, seen
@@ -313,8 +304,10 @@ class Invariants:
         replica.term = term
         if commit < replica.commit:
             raise Violation(f"{node}, group {group}: commit {commit} after {replica.commit}")
-        if commit > last.index and not replica.is_impaired:
+        if commit > last.index:
             raise Violation(f"{node}, group {group}: commit {commit} beyond the end {last.index}")
+        if not before or before[3] != last:
+            self._follow(node, group, replica, raft)
         if role.name == LEADER and (not before or before[1] is not role or before[0] != term):
             self._on_leader(node, group, replica, term)
         if commit > replica.commit:
@@ -322,6 +315,49 @@ class Invariants:
             self._on_commit(node, group, replica, raft, commit)
         if len(truth.committed) and commit > len(truth.committed):
             raise Violation(f"{node}, group {group}: commit {commit} of a log that ends at {len(truth.committed)}")
+
+    def _on_applied(self, node: str, group: int, replica: _Replica, raft: Any) -> None:
+        """The configuration is that of the last applied change: whoever applied more knows a newer one."""
+        replica.applied = raft.applied
+        truth = self.groups[group]
+        if raft.applied > truth.applied:
+            truth.applied = raft.applied
+            if raft.configuration != truth.configuration:
+                if truth.configuration is not None:
+                    self.membership_changes += 1
+                    reachable("a change of membership is applied")
+                truth.configuration = raft.configuration
+
+    def _follow(self, node: str, group: int, replica: _Replica, raft: Any) -> None:
+        """Bring `replica.log` to what the core holds: entries that are new or other than before are looked at."""
+        entries, base, log, truth = raft.log.entries, raft.log.base.index, replica.log, self.groups[group]
+        if base > len(log):
+            # A snapshot, whose start is checked when it is written.
+            if base > len(truth.committed):
+                raise Violation(f"{node}, group {group}: a log from {base} on, beyond what is committed")
+            log[:] = truth.committed[:base]
+        index = base + len(entries)
+        while index > base:
+            entry = entries[index - base - 1]
+            if index <= len(log) and log[index - 1] == (entry.term, entry.chain):
+                break
+            index -= 1
+        if index < len(log):
+            reachable("a suffix is replaced")
+            replaced = log[index]
+            is_committed = index < len(truth.committed) and replaced == truth.committed[index]
+            if index < replica.commit or (is_committed and not replica.is_impaired):
+                raise Violation(
+                    f"{node}, group {group}: the committed batch {index + 1} of term {replaced.term} is given up"
+                )
+            del log[index:]
+        for entry in entries[index - base :]:
+            if not entry.chain:
+                raise Violation(f"{node}, group {group}: index {entry.index} is not stamped")
+            if log and log[-1].term > entry.term:
+                raise Violation(f"{node}, group {group}: term {entry.term} follows {log[-1].term} at {entry.index}")
+            log.append(Place(entry.term, entry.chain))
+            truth.headers.setdefault(entry.chain, entry.data.header)
 
     def _on_leader(self, node: str, group: int, replica: _Replica, term: int) -> None:
         """Election safety (5.2) and leader completeness (5.4)."""

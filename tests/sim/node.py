@@ -14,14 +14,26 @@ from random import Random
 from typing import Any, Final, Protocol
 
 from logd.meta.state import META_GROUP, MetaState
+from logd.raft.types import INITIAL_HARD_STATE, Configuration, ConfigurationChange
 from logd.replica.clock import AppendClock, ClockReading
-from logd.replica.driver import CreateGroup, Driver, DriverOptions, MoveStart, Proposal, SnapshotMeta
+from logd.replica.driver import (
+    Driver,
+    DriverOptions,
+    Effect,
+    InstallStart,
+    MoveStart,
+    Proposal,
+    ReadRange,
+)
+from logd.replica.membership import encode_membership
+from logd.replica.restore import recover, start_at, state_of_start
+from logd.replica.room import Shortage, StoreRoom
 from logd.store.context import StoreOptions
 from logd.store.errors import JournalFull, JournalLost, ReadOutdated, StoreRefused
 from logd.store.events import Event
-from logd.store.format import LogEnd, Start
+from logd.store.format import INITIAL_HARD_STATE as NEVER_VOTED
+from logd.store.format import Start
 from logd.store.jobs import Job
-from logd.store.log import Log
 from logd.store.round import Round, RoundEntry, SetStart
 from logd.store.store import Store
 from tests.sim.clock import MILLISECOND, SECOND, Clock
@@ -29,11 +41,9 @@ from tests.sim.disk import Disk, DiskConditions
 from tests.sim.invariants import Invariants
 from tests.sim.network import Network
 from tests.sim.reachable import reachable
-from tests.sim.room import SimulatedRoom
-from tests.sim.today import membership_of, open_group, start_at, state_of_start
 from tests.sim.trace import Trace
 from tests.support.fake_files import FakeFileSystem, SimulatedCrash
-from wire.errors import CorruptBatch, DiskFull, LogdError, NotLeader, OffsetOutOfRange
+from wire.errors import CorruptBatch, DiskFull, OffsetOutOfRange
 from wire.record import HEADER_BYTES, BatchHeader, StampedBatch, decode_header, first_chain, split_batches
 from wire.types import Acks
 
@@ -99,7 +109,7 @@ class Placement:
             append_timestamp=0,
             topic_id=TOPIC_ID,
             partition=self.group,
-            membership=membership_of(self.voters),
+            membership=encode_membership(Configuration(frozenset(self.voters))),
             producers=b"",
         )
 
@@ -114,6 +124,9 @@ class World:
     invariants: Invariants
     placements: dict[int, Placement]
     retention_bytes: int | None = None
+    driver_options: DriverOptions = field(default_factory=DriverOptions)
+    wanted: dict[int, frozenset[str]] = field(default_factory=dict)
+    """Who should vote in each group, as an operator says."""
 
 
 @dataclass(slots=True)
@@ -340,8 +353,9 @@ class Life:
         self._round_entries: Sequence[RoundEntry] = ()
         self._settling: deque[Round] = deque()
         self._stuck: Sequence[RoundEntry] | None = None
-        self._abandoned = False
-        self._short: dict[int, Any] = {}
+        self._abandoned: list[tuple[int, Start]] = []
+        self._missing: list[tuple[int, bool]] = []
+        self._short: dict[int, Shortage] = {}
         self._full_until: dict[int, int] = {}
         self._tidying = False
         self._starts: dict[tuple[int, int], Start] = {}
@@ -385,19 +399,28 @@ class Life:
         self.driver = driver = self._make_driver(store)
         machine.is_wiped = False
         self.world.invariants.on_open(machine.name, store, driver, events)
+        for group, placement in sorted(self.world.placements.items()):
+            wanted = self.world.wanted.get(group, frozenset(placement.voters))
+            if machine.name in wanted and group not in store.groups:
+                self.create_group(group, was_here=True)
         self.world.clock.after(self._tick_us(), self.enter_tick)
         self.step()
 
     def _make_driver(self, store: Store) -> Driver:
-        options = DriverOptions()
         meta = MetaState()
         clock = AppendClock.started(self.machine.reading())
-        arguments: list[Any] = [self.machine.name, options, clock, meta]
-        if hasattr(Driver, "take_frames"):
-            arguments.append(self._driver_chance)
-        driver = Driver(*arguments)
-        for log in store.groups.values():
-            open_group(driver, log, self.machine.name, self._admission())
+        driver = Driver(
+            self.machine.name, self.world.driver_options, clock, meta, self._driver_chance, self.machine.lives
+        )
+        for group, log in sorted(store.groups.items()):
+            driver.adopt(group)
+            if not log.start.membership and log.hard_state == NEVER_VOTED:
+                # It was made after its predecessor was wiped, and has not been admitted since.
+                log.hard_state = None
+                log.changed()
+            driver.open_group(recover(log, self.machine.name, driver.new_producer_table(), self._admission()))
+            if group in self.world.wanted:
+                driver.want_voters(group, self.world.wanted[group])
         return driver
 
     def _admission(self) -> bytes:
@@ -429,9 +452,8 @@ class Life:
     def on_tick(self) -> None:
         """Time passed."""
         self._ticks += 1
-        driver: Any = self.driver
-        if hasattr(driver, "tick"):
-            driver.tick()
+        driver = self.driver
+        driver.tick(self.machine.reading())
         if self._ticks % TICKS_PER_CONFIRM == 0:
             self._confirm_when_quiet()
         if self._ticks % TICKS_PER_RETRY == 0:
@@ -445,32 +467,28 @@ class Life:
 
     def step(self) -> None:
         """Everything that can be done now, in the actor's order."""
-        driver = self.driver
+        driver, world, name = self.driver, self.world, self.machine.name
         self._start_round()
+        frames = driver.take_frames()
+        if self._round is None and self._stuck is None and driver.has_work:
+            self._start_round()
+            frames += driver.take_frames()
         # What became true is known to the checks before anybody else hears of it.
-        self.world.invariants.observe(self.machine.name, driver)
+        world.invariants.observe(name, driver)
         if driver.has_output:
             self._carry_out(driver.take_effects())
             for answer in driver.take_answers():
                 answer.reply(answer.outcome)
-        self._send_frames()
+        for peer, frame in frames:
+            world.network.send(name, peer, frame)
         while self._settling:
             made = self._settling.popleft()
             self.disk.submit_settling(made.settle, self._when_written(made))
         self._tidy()
 
-    def _send_frames(self) -> None:
-        take_frames = getattr(self.driver, "take_frames", None)
-        if take_frames is None:
-            return
-        network, name = self.world.network, self.machine.name
-        for peer, frame in take_frames():
-            network.send(name, peer, frame)
-
     def on_frame(self, peer: str, frame: bytes) -> None:
         """A frame of a peer arrived."""
-        driver: Any = self.driver
-        driver.on_frame(peer, frame)
+        self.driver.on_frame(peer, frame)
         self.step()
 
     # --- Rounds -------------------------------------------------------------------------------------------------------
@@ -478,7 +496,7 @@ class Life:
     def _start_round(self) -> None:
         if self._round is not None or self._stuck is not None or not self.driver.has_work:
             return
-        room = SimulatedRoom(self.store, STORE_OPTIONS.round_bytes_max)
+        room = StoreRoom(self.store, STORE_OPTIONS.round_bytes_max)
         entries = self.driver.take_round(room, self.machine.reading())
         self._short.update(room.short)
         if entries:
@@ -536,11 +554,15 @@ class Life:
         self._rounds_at_confirm = self._rounds_started
 
     def _retry_when_full(self) -> None:
-        if self._stuck is not None or self._abandoned or self.driver.is_short:
-            self._abandoned = False
+        if self.driver.is_short:
             self.driver.retry_space()
-            if self._stuck is not None:
-                self._submit(self._stuck)
+        abandoned, self._abandoned = self._abandoned, []
+        for group, start in abandoned:
+            self.driver.abandon_start(group, start)
+        missing, self._missing = self._missing, []
+        for group, was_here in missing:
+            self.create_group(group, was_here=was_here)
+        self._retry_stuck()
 
     # --- Space --------------------------------------------------------------------------------------------------------
 
@@ -548,15 +570,13 @@ class Life:
         if not self._short:
             return
         short, self._short = self._short, {}
-        for group, wanted in short.items():
+        for group, (batch_bytes, control, index) in short.items():
             log = self.store.groups.get(group)
             if log is None:
                 continue
-            batch_bytes, control, *replaced = wanted
             if not control and self._full_until.get(group, 0) > self.world.clock.now:
                 self._on_space(group, OSError(errno.ENOSPC, "no space a moment ago"))
                 continue
-            index = replaced[0] if replaced else None
             job = log.space_for(batch_bytes, index=index, control=control)
             if job is None:
                 self.driver.on_space(group, None)
@@ -592,63 +612,61 @@ class Life:
 
     # --- Effects and housekeeping -------------------------------------------------------------------------------------
 
-    def _carry_out(self, effects: Sequence[Any]) -> None:
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             match effect:
-                case CreateGroup(group, topic_id, partition):
-                    self._create_group(group, topic_id, partition)
                 case MoveStart(group, index):
                     start = self._starts.pop((group, index), None) or self._start_at(group, index)
                     if start is not None:
                         self._move_start(group, start)
-                case SnapshotMeta(header, state):
-                    log = self.store.groups[META_GROUP]
-                    self._move_start(META_GROUP, _start_of(log, header)._replace(state=state))
-                case _ if type(effect).__name__ == "ReadRange":
+                case InstallStart(group, start):
+                    self._install_start(group, start)
+                case ReadRange():
                     self._read_range(effect)
-                case _ if type(effect).__name__ == "InstallStart":
-                    self._install_start(effect.group, effect.start)
                 case _:
-                    raise AssertionError(f"an unknown effect: {effect}")
+                    raise AssertionError(f"an effect that only group 0 has: {effect}")
 
-    def _create_group(self, group: int, topic_id: bytes, partition: int) -> None:
-        start = Start(
-            index=0,
-            term=0,
-            offset=0,
-            chain=first_chain(self.store.cluster_id, topic_id, partition),
-            append_timestamp=0,
-            topic_id=topic_id,
-            partition=partition,
-            membership=membership_of((self.machine.name,)),
-            producers=b"",
-        )
-        self._install_start(group, start)
+    def create_group(self, group: int, *, was_here: bool) -> None:
+        """Make an empty replica of a group, as an operator's (or meta's) word wants it here.
 
-    def _install_start(self, group: int, start: Start) -> None:
-        """Write a start file that the driver wants named in a round, of a new group or of a known one."""
-        log = self.store.groups.get(group)
-        state = None
-        job: Job
-        if log is None:
-            reachable("a start is installed for a group that is new here")
-            job = self.store.create_group(group, start)
-            state = state_of_start(self.driver, group, start, self._admission())
-        else:
-            reachable("a start replaces a log")
-            if start.index <= log.start.index:
-                self.driver.abandon(group)
-                return
-            job = log.prepare_start(start)
+        `was_here`: the node may have had one before, which promised what this one does not know.
+        """
+        if group in self.store.groups or self.driver.knows(group):
+            return
+        start = self.world.placements[group].start()._replace(membership=b"")
+        job = self.store.create_group(group, start)
+        self.driver.adopt(group)
 
         def done(error: OSError | None) -> None:
             if error is not None:
                 _check_is_full(error)
-                self.driver.abandon(group)
-                self._abandoned = True
+                self._missing.append((group, was_here))
                 return
             job.apply()
-            self.driver.install(group, start, state)
+            producers = self.driver.new_producer_table()
+            hard_state = None if was_here else INITIAL_HARD_STATE
+            admission = self._admission() if was_here else b""
+            self.driver.install(group, start, state_of_start(group, start, producers, hard_state, admission))
+            self._retry_stuck()
+            self.step()
+
+        self.disk.submit_job(job.run, done)
+
+    def _install_start(self, group: int, start: Start) -> None:
+        """Write a start file of a leader's, which replaces the log."""
+        reachable("a start replaces a log")
+        log = self.store.groups[group]
+        if start.index <= log.start.index:
+            raise AssertionError(f"group {group}: a start at {start.index} for a log that begins at {log.start.index}")
+        job = log.prepare_start(start)
+
+        def done(error: OSError | None) -> None:
+            if error is not None:
+                _check_is_full(error)
+                self._abandoned.append((group, start))
+            else:
+                job.apply()
+                self.driver.install(group, start, None)
             self._retry_stuck()
             self.step()
 
@@ -677,15 +695,15 @@ class Life:
 
         self.disk.submit_job(job.run, done)
 
-    def _read_range(self, effect: Any) -> None:
+    def _read_range(self, effect: ReadRange) -> None:
         """Batches that a follower needs and memory does not hold any more."""
-        driver: Any = self.driver
+        driver = self.driver
         log = self.store.groups.get(effect.group)
         if log is None:
             driver.on_range(effect.token, None)
             return
         try:
-            read = log.plan_read_index(effect.first_index, effect.last_index + 1, effect.bytes_max)
+            read = log.plan_read_index(effect.first_index, effect.next_index, effect.bytes_max)
         except OffsetOutOfRange:
             reachable("a range below the start")
             driver.on_range(effect.token, None)
@@ -754,7 +772,7 @@ class Life:
             reachable("a start that is decided before it can be made here")
             return None
         try:
-            start: Start = start_at(log, index, self.driver.new_producer_table())
+            start = start_at(log, index, self.driver.new_producer_table())
         except (CorruptBatch, OSError, ReadOutdated):
             reachable("retention finds what it cannot read")
             return None
@@ -773,30 +791,28 @@ class Life:
 
     def read_index(self, group: int, reply: Replier) -> None:
         """Ask up to where a linearizable read has to read."""
-        driver: Any = self.driver
-        if hasattr(driver, "read_index"):
-            error = driver.read_index(group, reply)
-            if error is not None:
-                reply(error)
-        else:
-            high_watermark = self.driver.high_watermark(group)
-            reply(NotLeader("no commit of the term yet", {}) if high_watermark is None else high_watermark)
+        error = self.driver.read_index(group, reply)
+        if error is not None:
+            reply(error)
         self.step()
 
-    def call(self, function: Callable[[Any], Any], reply: Replier) -> None:
-        """Let `function` ask something else of the driver; an error it returns is the answer."""
-        error = function(self.driver)
-        if isinstance(error, LogdError):
+    def change_membership(self, group: int, change: ConfigurationChange, reply: Replier) -> None:
+        """Ask for a change of who votes."""
+        error = self.driver.change_membership(group, change, reply)
+        if error is not None:
             reply(error)
+        self.step()
+
+    def want_voters(self, group: int, voters: frozenset[str]) -> None:
+        """Say who should vote."""
+        self.driver.want_voters(group, voters)
+        self.step()
+
+    def transfer(self, group: int, to: str) -> None:
+        """Ask the leader, if this is it, to hand its leadership over."""
+        self.driver.transfer(group, to)
         self.step()
 
 
 def _stamped(raw: memoryview) -> StampedBatch:
     return StampedBatch(decode_header(raw), bytes(raw[:HEADER_BYTES]), raw[HEADER_BYTES:])
-
-
-def _start_of(log: Log, header: BatchHeader) -> Start:
-    end = LogEnd(header.index, header.term, header.next_offset, header.append_timestamp, header.chain)
-    return log.start._replace(
-        index=end.index, term=end.term, offset=end.next_offset, chain=end.chain, append_timestamp=end.append_timestamp
-    )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
+from logd.replica.driver import ReadAt
 from tests.sim.clock import MILLISECOND, SECOND
 from tests.sim.invariants import Invariants, Place, Violation
 from tests.sim.node import WALL_MS, Life, Machine, World
@@ -385,18 +386,21 @@ class Workload:
         """A node says up to where to read: at least to what was acknowledged before it was asked."""
         name, group = reply.life.machine.name, reply.group
         self.world.trace.line(f"{self.world.clock.now} {name} read {group} {_short(outcome)}")
-        if not isinstance(outcome, int):
+        if not isinstance(outcome, ReadAt):
             return
+        high_watermark = outcome.high_watermark
         self.reads += 1
-        if outcome < reply.floor:
-            raise Violation(f"group {group}: {name} reads up to {outcome}, acknowledged before was {reply.floor}")
+        if high_watermark < reply.floor:
+            raise Violation(
+                f"group {group}: {name} reads up to {high_watermark}, acknowledged before was {reply.floor}"
+            )
         truth = self.invariants.groups[group]
-        if outcome > truth.next_offset:
-            raise Violation(f"group {group}: {name} reads up to {outcome}, committed is {truth.next_offset}")
+        if high_watermark > truth.next_offset:
+            raise Violation(f"group {group}: {name} reads up to {high_watermark}, committed is {truth.next_offset}")
         log = reply.life.store.groups.get(group)
         if log is None or reply.life.is_over:
             return
-        end = min(outcome, log.written_next_offset)
+        end = min(high_watermark, log.written_next_offset)
         if end <= log.log_start_offset or self._chance.random() < 0.5:
             return
         offset = self._chance.randrange(log.log_start_offset, end)
@@ -412,4 +416,4 @@ class Workload:
 
 
 def _short(outcome: Any) -> str:
-    return str(outcome) if isinstance(outcome, int) else type(outcome).__name__
+    return str(outcome.high_watermark) if isinstance(outcome, ReadAt) else type(outcome).__name__
