@@ -1,5 +1,7 @@
 """Claims about what a partition remembers of its producers."""
 
+import random
+
 import msgpack
 import pytest
 from hypothesis import given
@@ -34,34 +36,95 @@ class Log:
         self.now_ms = 0
         self.headers: list[BatchHeader] = []
         self.committed = 0
-        self._next_offset = 0
 
     def check(self, header: BatchHeader) -> Duplicate | LogdError | None:
         return self.table.check(header, self.now_ms)
 
+    def stamped(self, header: BatchHeader) -> BatchHeader:
+        """The header as it would stand next in the log."""
+        offset = self.headers[-1].next_offset if self.headers else 0
+        return header._replace(index=len(self.headers) + 1, base_offset=offset, append_timestamp=self.now_ms)
+
     def append(self, header: BatchHeader) -> BatchHeader:
-        stamped = header._replace(
-            index=len(self.headers) + 1, base_offset=self._next_offset, append_timestamp=self.now_ms
-        )
-        self._next_offset = stamped.next_offset
+        stamped = self.stamped(header)
         self.headers.append(stamped)
         self.table.append(stamped)
         return stamped
 
-    def commit(self) -> None:
-        """All that is in the log, as one round's completion does."""
-        commit_index = len(self.headers)
-        for header in self.headers[self.committed :]:
+    def commit(self, count: int | None = None) -> None:
+        """So many more batches; or all that is in the log, as one round's completion does."""
+        commit_index = len(self.headers) if count is None else min(self.committed + count, len(self.headers))
+        for header in self.headers[self.committed : commit_index]:
             self.table.commit(header, commit_index)
         self.committed = commit_index
 
+    def truncate(self, first_index: int) -> None:
+        assert first_index > self.committed
+        del self.headers[first_index - 1 :]
+        self.table.truncate(first_index)
+
     def rebuilt(self) -> ProducerTable:
-        """The table as a start reads it from the log."""
+        """The table as a start reads it from what is committed."""
         table = ProducerTable(self.table.producers_max, self.table.expiry_ms)
-        for header in self.headers:
-            table.append(header)
+        for header in self.headers[: self.committed]:
             table.commit(header, header.index)
         return table
+
+
+class Naive:
+    """The rules of the table, followed batch by batch over a whole log; what is uncommitted is never trimmed."""
+
+    def __init__(self, log: Log) -> None:
+        self.producers_max = log.table.producers_max
+        self.newest_timestamp = 0
+        # Of each id: epoch, last timestamp, batches.
+        self.producers: dict[int, tuple[int, int, list[Remembered]]] = {}
+        for header in log.headers[: log.committed]:
+            self._add(header, BATCHES_REMEMBERED)
+        self.encoded = msgpack.packb(
+            [1, self.newest_timestamp, [[known, *values] for known, values in self.producers.items()]]
+        )
+        for header in log.headers[log.committed :]:
+            self._add(header, None)
+
+    def _add(self, header: BatchHeader, remembered_max: int | None) -> None:
+        self.newest_timestamp = header.append_timestamp
+        self.producers = self._alive(header.append_timestamp)
+        if header.producer_id == 0:
+            return
+        epoch, _, batches = self.producers.pop(header.producer_id, (-1, 0, []))
+        if header.producer_epoch > epoch:
+            epoch, batches = header.producer_epoch, []
+        batch = Remembered(header.base_sequence, header.record_count, header.base_offset, header.index)
+        batches = [*batches, batch]
+        if remembered_max is not None:
+            batches = batches[-remembered_max:]
+        self.producers[header.producer_id] = (epoch, header.append_timestamp, batches)
+
+    def _alive(self, now_ms: int) -> dict[int, tuple[int, int, list[Remembered]]]:
+        return {known: values for known, values in self.producers.items() if values[1] >= now_ms - EXPIRY_MS}
+
+    def check(self, header: BatchHeader, now_ms: int) -> Duplicate | type[LogdError] | None:
+        alive = self._alive(max(now_ms, self.newest_timestamp))
+        if header.producer_id == 0:
+            return None
+        if header.producer_id not in alive and len(alive) >= self.producers_max:
+            return Overloaded
+        epoch, _, batches = alive.get(header.producer_id, (-1, 0, []))
+        if header.producer_epoch < epoch:
+            return Fenced
+        if header.producer_epoch > epoch:
+            return UnknownProducer if header.base_sequence else None
+        expected = batches[-1].next_sequence
+        if header.base_sequence == expected:
+            return None
+        if header.base_sequence > expected:
+            return SequenceGap
+        for batch in batches:
+            if (batch.base_sequence, batch.record_count) == (header.base_sequence, header.record_count):
+                return Duplicate(batch)
+        forgotten = header.base_sequence + header.record_count <= batches[0].base_sequence
+        return DuplicateSequence if forgotten else InvalidBatch
 
 
 def test_batches_without_a_producer_are_not_remembered() -> None:
@@ -69,6 +132,7 @@ def test_batches_without_a_producer_are_not_remembered() -> None:
     for _ in range(3):
         assert log.check(sent(0, 0)) is None
         log.append(sent(0, 0))
+    log.commit()
     assert len(log.table) == 0
 
 
@@ -151,6 +215,7 @@ def test_a_full_table_makes_room_by_itself_when_a_producer_expires() -> None:
     log.now_ms = EXPIRY_MS + 1
     assert log.check(sent(3, 0)) is None
     log.append(sent(3, 0))
+    log.commit()
     assert len(log.table) == 2
 
 
@@ -172,6 +237,7 @@ def test_expiry_counts_from_the_last_batch() -> None:
     log.append(sent(1, 1))
     log.now_ms = 1_500
     log.append(sent(0, 0))
+    log.commit()
     assert len(log.table) == 1
     assert log.check(sent(1, 2)) is None
 
@@ -179,6 +245,7 @@ def test_expiry_counts_from_the_last_batch() -> None:
 def test_checking_changes_nothing() -> None:
     log = Log(producers_max=2)
     log.append(sent(1, 0))
+    log.commit()
     log.append(sent(2, 0))
     before = log.table.encode()
     log.now_ms = 10 * EXPIRY_MS
@@ -188,15 +255,177 @@ def test_checking_changes_nothing() -> None:
 
 
 def test_no_bytes_are_an_empty_table() -> None:
-    table = Log().table
-    table.append(sent(7, 0))
-    table.restore(b"")
-    assert len(table) == 0
+    log = Log()
+    log.append(sent(7, 0))
+    log.commit()
+    log.append(sent(8, 0))
+    log.table.restore(b"")
+    assert len(log.table) == 0
+    assert isinstance(log.check(sent(7, 1)), UnknownProducer)
+    assert isinstance(log.check(sent(8, 1)), UnknownProducer)
 
 
 def test_a_table_of_newer_software_is_refused() -> None:
     with pytest.raises(ValueError, match="version 2"):
         Log().table.restore(msgpack.packb([2, 0, []]))
+
+
+# --- Committed, and not yet -------------------------------------------------------------------------------------------
+
+
+def test_what_is_only_appended_is_not_in_the_encoded_table() -> None:
+    log = Log()
+    log.append(sent(7, 0))
+    log.commit()
+    before = log.table.encode()
+    log.now_ms = 2 * EXPIRY_MS
+    log.append(sent(8, 0))
+    log.append(sent(7, 0, epoch=1))
+    assert log.table.encode() == before
+
+
+def test_a_truncated_batch_may_be_sent_again() -> None:
+    log = Log()
+    log.append(sent(7, 0))
+    log.commit()
+    log.append(sent(7, 1))
+    log.append(sent(7, 2))
+    log.truncate(3)
+    assert log.check(sent(7, 1)) == Duplicate(Remembered(1, 1, 1, 2))
+    assert log.check(sent(7, 2)) is None
+    log.truncate(2)
+    assert log.check(sent(7, 1)) is None
+
+
+def test_a_truncated_epoch_gives_the_older_one_its_memory_back() -> None:
+    log = Log()
+    log.append(sent(7, 0))
+    log.commit()
+    log.append(sent(7, 1))
+    log.append(sent(7, 0, epoch=1))
+    assert isinstance(log.check(sent(7, 2)), Fenced)
+    log.truncate(3)
+    assert log.check(sent(7, 0)) == Duplicate(Remembered(0, 1, 0, 1))
+    assert log.check(sent(7, 1)) == Duplicate(Remembered(1, 1, 1, 2))
+    assert log.check(sent(7, 2)) is None
+
+
+def test_batches_of_a_replaced_epoch_commit_behind_the_newer_one() -> None:
+    log = Log()
+    log.append(sent(7, 0))
+    log.append(sent(7, 0, epoch=1))
+    log.commit(1)
+    assert msgpack.unpackb(log.table.encode()) == [1, 0, [[7, 0, 0, [[0, 1, 0, 1]]]]]
+    assert log.check(sent(7, 0, epoch=1)) == Duplicate(Remembered(0, 1, 1, 2))
+    log.commit(1)
+    assert msgpack.unpackb(log.table.encode()) == [1, 0, [[7, 1, 0, [[0, 1, 1, 2]]]]]
+
+
+def test_a_truncated_stamp_expires_nobody() -> None:
+    log = Log()
+    log.append(sent(7, 0))
+    log.commit()
+    log.now_ms = EXPIRY_MS + 1
+    log.append(sent(0, 0))
+    log.now_ms = EXPIRY_MS
+    assert isinstance(log.check(sent(7, 1)), UnknownProducer)
+    log.truncate(2)
+    assert log.check(sent(7, 1)) is None
+
+
+def test_a_producer_that_expires_and_returns_in_the_overlay_has_no_older_batches() -> None:
+    log = Log()
+    log.append(sent(7, 0, records=2))
+    log.commit()
+    log.now_ms = EXPIRY_MS + 1
+    log.append(sent(7, 0))
+    assert isinstance(log.check(sent(7, 0, records=2)), InvalidBatch)
+    log.commit()
+    assert log.table.encode() == msgpack.packb([1, EXPIRY_MS + 1, [[7, 0, EXPIRY_MS + 1, [[0, 1, 2, 2]]]]])
+
+
+def test_new_producers_in_the_overlay_count_until_they_are_truncated() -> None:
+    log = Log(producers_max=2)
+    log.append(sent(1, 0))
+    log.commit()
+    log.append(sent(2, 0))
+    assert isinstance(log.check(sent(3, 0)), Overloaded)
+    log.truncate(2)
+    assert log.check(sent(3, 0)) is None
+
+
+def test_a_commit_takes_with_it_what_was_appended_before() -> None:
+    log = Log()
+    log.append(sent(0, 0))
+    last = log.append(sent(7, 0))
+    log.table.commit(last, last.index)
+    log.committed = 2
+    assert log.table.encode() == log.rebuilt().encode()
+    log.table.truncate(1)
+    assert isinstance(log.check(sent(7, 0)), Duplicate)
+
+
+def agrees(log: Log, header: BatchHeader) -> Duplicate | LogdError | None:
+    """What the table says of a batch, having found that the naive rules say the same."""
+    found = log.check(header)
+    expected = Naive(log).check(header, log.now_ms)
+    assert (type(found) if isinstance(found, LogdError) else found) == expected
+    return found
+
+
+def send_any(log: Log, chance: random.Random, sequences: dict[int, tuple[int, int]]) -> None:
+    """Ask for batches that are not next, and append one that is, as a leader does."""
+    producer_id = chance.randint(0, 6)
+    epoch, sequence = sequences.get(producer_id, (0, 0))
+    for _ in range(4):
+        odd = sent(producer_id, max(0, sequence - chance.randint(-2, 12)), chance.randint(1, 3), epoch)
+        agrees(log, odd._replace(producer_epoch=max(0, epoch - chance.randint(-1, 1))))
+    if chance.random() < 0.1 or producer_id == 0:
+        epoch, sequence = epoch + (producer_id > 0), 0
+    header = sent(producer_id, sequence, chance.randint(1, 3), epoch)
+    verdict = agrees(log, header)
+    if isinstance(verdict, UnknownProducer | SequenceGap):  # forgotten, or truncated
+        header = sent(producer_id, 0, 1, epoch + 1)
+        verdict = agrees(log, header)
+    if verdict is None:
+        log.append(header)
+        sequences[producer_id] = (header.producer_epoch, header.base_sequence + header.record_count)
+    elif not isinstance(verdict, Overloaded):
+        sequences[producer_id] = (epoch + 1, 0)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_table_is_what_the_naive_rules_make_of_both_parts_of_the_log(seed: int) -> None:
+    chance = random.Random(seed)
+    log = Log(producers_max=chance.choice((2, 3, 5)))
+    sequences: dict[int, tuple[int, int]] = {}
+    for _ in range(200):
+        match chance.choices(("send", "pass", "commit", "replay", "truncate", "restore"), (60, 8, 12, 4, 8, 3))[0]:
+            case "pass":
+                log.now_ms += chance.choice((1, 50, 400, EXPIRY_MS, EXPIRY_MS + 1))
+            case "commit":
+                log.commit(chance.randint(1, 8))
+            case "replay" if log.committed == len(log.headers):
+                header = sent(chance.randint(0, 2), 0, epoch=100 + len(log.headers))
+                if agrees(log, header) is None:
+                    log.headers.append(log.stamped(header))  # and is committed without ever being appended here
+                    log.commit()
+            case "truncate":
+                log.truncate(chance.randint(log.committed + 1, len(log.headers) + 1))
+                # A clock that is behind, as another leader's may be; never behind the log.
+                log.now_ms = log.headers[-1].append_timestamp if log.headers else 0
+            case "restore":
+                encoded = log.table.encode()
+                log.table.restore(encoded)
+                assert log.table.encode() == encoded
+                for header in log.headers[log.committed :]:
+                    log.table.append(header)
+            case _:
+                send_any(log, chance, sequences)
+        assert log.table.encode() == Naive(log).encoded
+    log.commit()
+    assert log.table.encode() == log.rebuilt().encode() == Naive(log).encoded
+    assert len(log.headers) > 20
 
 
 operations = st.lists(
@@ -238,6 +467,8 @@ def test_the_table_is_a_function_of_the_log(steps: list[tuple[str, int, int, int
             case _:
                 table = ProducerTable(3, EXPIRY_MS)
                 table.restore(log.table.encode())
+                for header in log.headers[log.committed :]:
+                    table.append(header)
                 assert table.encode() == log.table.encode()
                 log.table = table
         assert len(log.table) <= 3
