@@ -98,7 +98,10 @@ def campaign(group: "Group", *, is_pre_vote: bool, context: bytes) -> None:
     else:
         group.become_candidate()
         request, response, term = MessageType.VOTE_REQUEST, MessageType.VOTE_RESPONSE, group.term
-    index, log_term = group.last
+    # The question leaves before the disk has anything of this campaign. So it claims no more than what is durable:
+    # after a crash, this replica may campaign in the same term again, and be given the votes that the first one won.
+    index = group.log.stable
+    log_term = group.log.term_at(index) or 0
     for voter in sorted(group.configuration.voters | group.configuration.voters_outgoing):
         if voter == group.node:
             # Its own vote, too, counts only once it is durable.
@@ -147,12 +150,13 @@ def on_pre_vote_response(group: "Group", message: Message) -> None:
 def on_vote_response(group: "Group", message: Message) -> None:
     """A candidate counts; with a majority it leads, and says so at once (section 5.2)."""
     match _count(group, message):
-        case VoteResult.WON:
+        case VoteResult.WON if group.node in group.votes:
+            # Its own vote is among them, and so durable: no crash lets it win this term twice, with two logs.
             group.become_leader()
             replication.send_appends(group)
         case VoteResult.LOST:
             group.become_follower(group.term, NOBODY)
-        case VoteResult.PENDING:
+        case _:
             pass
 
 

@@ -39,17 +39,8 @@ from logd.raft.types import (
     Status,
 )
 
-_PROMISES: Final = {
-    MessageType.APPEND_RESPONSE,
-    MessageType.VOTE_REQUEST,
-    MessageType.VOTE_RESPONSE,
-    MessageType.PRE_VOTE_RESPONSE,
-}
-"""These wait for the disk: they say something about what is durable here.
-
-Also the request for votes: it claims a log, and a term that no other campaign of this replica ever had. A candidate that
-lost both in a crash would campaign in the same term again, and could win by votes given to the log that it lost.
-"""
+_PROMISES: Final = {MessageType.APPEND_RESPONSE, MessageType.VOTE_RESPONSE, MessageType.PRE_VOTE_RESPONSE}
+"""These wait for the disk: they say something about what is durable here."""
 
 _OWN_TERM: Final = {
     MessageType.VOTE_REQUEST,
@@ -357,7 +348,9 @@ class Group:
         ready.messages, self._messages = tuple(self._messages), []
         ready.read_states, self.read_states = tuple(self.read_states), []
         responses, self._responses = self._responses, []
-        if log.has_unstable or ready.snapshot is not None:
+        # Whoever asks the disk for nothing waits for the answers that are on their way.
+        is_disk_asked = bool(ready.append or ready.hard_state or responses)
+        if ready.snapshot is not None or (is_disk_asked and log.has_unstable):
             responses.append(self._storage_response(ready.snapshot))
         includes_unstable = self._applies_unstable
         committed = log.next_committed(includes_unstable=includes_unstable)

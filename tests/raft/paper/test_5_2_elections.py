@@ -71,29 +71,21 @@ def test_without_a_leader_a_server_begins_an_election(role: Role) -> None:
     ready = group.take_ready()
     assert (group.role, group.term, group.vote) == (Role.CANDIDATE, term + 1, "a")
     assert ready.hard_state == HardState(term + 1, "a", 0)
-    requests = [
-        (message.type, message.to, message.term)
-        for message in (*ready.messages, *ready.responses)
-        if message.to not in ("a", NOBODY)
+    assert [(message.type, message.to, message.term) for message in ready.messages] == [
+        (M.VOTE_REQUEST, "b", term + 1),
+        (M.VOTE_REQUEST, "c", term + 1),
     ]
-    assert requests == [(M.VOTE_REQUEST, "b", term + 1), (M.VOTE_REQUEST, "c", term + 1)]
 
 
-def test_votes_are_asked_for_only_when_the_own_vote_is_durable() -> None:
-    """Figure 2, state: "updated on stable storage" before a message depends on it.
-
-    A candidate that crashed before its term was durable would campaign in the same term again, perhaps with a shorter
-    log, and count votes that were given to the longer one.
-    """
-    group = replica(term=1, **PLAIN)
+def test_votes_are_asked_for_with_what_is_durable_and_with_nothing_else() -> None:
+    """5.4.1: the claim decides who wins, so it must outlive a crash."""
+    group = replica(terms=(1,), **PLAIN)
+    group.step(Message(M.APPEND, "a", "b", 1, index=1, log_term=1, entries=entries(1, first_index=2)))
     group.campaign()
-    ready = group.take_ready()
-    assert ready.messages == ()
-    assert [(message.type, message.to) for message in ready.responses] == [
-        (M.VOTE_RESPONSE, "a"),
-        (M.VOTE_REQUEST, "b"),
-        (M.VOTE_REQUEST, "c"),
+    requests = [
+        (message.to, message.index) for message in group.take_ready().messages if message.type is M.VOTE_REQUEST
     ]
+    assert (requests, group.last.index) == ([("b", 1), ("c", 1)], 2)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +130,19 @@ def test_the_own_vote_counts_only_once_it_is_durable() -> None:
     (vote,) = group.take_ready().responses
     before = group.role
     group.step(vote)
+    assert (before, group.role) == (Role.CANDIDATE, Role.LEADER)
+
+
+def test_a_majority_of_others_elects_nobody_whose_own_vote_is_not_durable() -> None:
+    """Figure 2, persistent state: else a crash would let the same replica lead the same term twice, with two logs."""
+    group = replica(**PLAIN)
+    group.campaign()
+    ready = group.take_ready()
+    for sender in "bc":
+        group.step(Message(M.VOTE_RESPONSE, "a", sender, 1))
+    before = group.role
+    for message in ready.responses:
+        group.step(message)
     assert (before, group.role) == (Role.CANDIDATE, Role.LEADER)
 
 
@@ -298,19 +303,33 @@ def test_an_election_needs_a_majority_that_can_talk() -> None:
     assert [network[name].role for name in "ac"] == [Role.CANDIDATE, Role.LEADER]
 
 
-def test_a_candidate_that_forgot_its_campaign_in_a_crash_does_not_win_by_it() -> None:
-    """5.4.3: whoever wins holds what its voters held: so what it claimed must have outlived the crash."""
+def test_a_candidate_that_forgot_its_campaign_in_a_crash_wins_only_by_what_it_still_holds() -> None:
+    """5.4.3: whoever wins holds what its voters held; so what it claims must outlive a crash."""
     network = Network(logs={"a": (1, 1), "b": (1, 1), "c": (1,)}, **PLAIN)
     network.isolate("a")
     network["c"].step(Message(M.APPEND, "c", "a", 1, index=1, log_term=1, entries=entries(1, first_index=2)))
     network["c"].campaign()
-    network.take("c")
-    for message in network.pool:
-        network["b"].step(message)
-    network.pool.clear()
+    network.take("c")  # c asks for votes; neither its term nor its second entry is durable
+    (request,) = network.pool
+    network["b"].step(request)
+    network.take("b")
+    network.write("b")
     network.crash("c")
     network.recover("c")
     network["c"].campaign()
-    network.settle()
-    assert network["c"].last.index == 1
+    network.settle()  # and now b's answer to the first campaign arrives, in the term of the second
+    assert (network["c"].term, network["c"].last.index) == (2, 1)
     assert network["c"].role is not Role.LEADER
+
+
+def test_a_replica_that_led_does_not_lead_the_same_term_again_after_a_crash() -> None:
+    """Figure 3, election safety: "at most one leader", and one is of one log, too."""
+    network = Network(**PLAIN)
+    network.elect("a")
+    network["a"].propose("lost")
+    network.take("a")
+    network.pool.clear()
+    network.crash("a")
+    network.recover("a")
+    network.elect("a")
+    assert (network["a"].role, network["a"].term) == (Role.LEADER, 2)
