@@ -102,6 +102,13 @@ class Floor(NamedTuple):
     intact: int
     """The last index of the prefix without a hole."""
 
+    def is_reached_by(self, end: LogEnd) -> bool:
+        """Whether a log without holes that ends there is as up-to-date as this (Raft paper, section 5.4.1).
+
+        A last entry of a later term shows that what was promised here is there too, or was never to be kept.
+        """
+        return (end.term, end.index) >= (self.term, self.index)
+
 
 class Start(NamedTuple):
     """What stands just before the first retained batch. The last three are the caller's bytes."""

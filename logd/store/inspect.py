@@ -171,11 +171,16 @@ def _read(files: FileSystem, path: str) -> bytes:
 
 def _data_directory(files: FileSystem, path: str) -> Iterator[Finding]:
     directory = _directory_of(files, path)
-    yield _node_file(files, directory.layout.node)
-    if files.exists(directory.layout.journal):
+    layout = directory.layout
+    yield _node_file(files, layout.node)
+    # node.json is written when both are there: one that is not was lost.
+    if files.exists(layout.journal):
         yield from _journal(files, directory)
-    if files.exists(directory.layout.groups):
-        yield from _groups(files, directory)
+    else:
+        yield Finding("node", layout.journal, is_problem=True, values={"reason": "the directory is missing"})
+    if not files.exists(layout.groups):
+        yield Finding("node", layout.groups, is_problem=True, values={"reason": "the directory is missing"})
+    yield from _groups(files, directory)
 
 
 def _node_file(files: FileSystem, path: str) -> Finding:
@@ -312,7 +317,8 @@ def _json_value(value: Any) -> Any:
 
 
 def _groups(files: FileSystem, directory: _Directory) -> Iterator[Finding]:
-    present = {group for name in files.listdir(directory.layout.groups) if (group := parse_number(name)) is not None}
+    names = files.listdir(directory.layout.groups) if files.exists(directory.layout.groups) else []
+    present = {group for name in names if (group := parse_number(name)) is not None}
     for group in sorted(present):
         yield from _group(files, directory, directory.layout.group(group))
     promised = directory.replay.groups if directory.replay is not None else {}

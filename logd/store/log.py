@@ -68,10 +68,11 @@ class Cut:
 class Placed:
     """Batches of one round and one log that are in the journal but perhaps not yet in their segments."""
 
-    __slots__ = ("end", "end_place", "items")
+    __slots__ = ("end", "end_place", "is_durable", "items")
 
     def __init__(self, end: LogEnd, end_place: Place, items: list[tuple[BatchHeader, Segment, int]]) -> None:
         self.items = items
+        self.is_durable = False
         # What `written` becomes once they are; lower than the last of `items` if a later round replaces some of them.
         self.end = end
         self.end_place = end_place
@@ -114,10 +115,15 @@ class Log:
         self.voids_unwritten = 0
         """Rounds under way that will unlink segments: no segment is created before they did, for the names may meet."""
         self.cut: Cut | None = None
+        self.cuts_made = 0
+        """How often a suffix or the whole log was replaced: a cut that was found before is of no use after."""
         self.checkpointed: LogEnd | None = None
         """The tail that the last checkpoint of the active segment's index covers."""
         self.prepared_starts: dict[int, tuple[Start, bytes]] = {}
-        """Starts whose files are written and that no durable round has named, by index. Invariant: above `start`."""
+        """Starts whose files are written and that no durable round has named, by index.
+
+        Invariant: above `start`, or at it to replace one that is not readable.
+        """
         self.is_removed = False
         self._space_job: SpaceJob | None = None
         self._row: bytes | None = None
@@ -193,26 +199,30 @@ class Log:
         `index`, of the first of them if it replaces a suffix (`index <= end.index`); `control`, for control batches
         alone, which may use the disk's reserve.
 
-        Returns None if the room is there. Otherwise a job: run it on the housekeeping thread, apply it, ask again.
+        Returns None if the room is there. Otherwise a job: run it on the housekeeping thread, apply it, ask again; a
+        `Barrier` waits for what is under way, which may be the settling of a round. `prepare_round` raises NoRoom
+        where the room was lost again, because housekeeping began to finish the segment that a suffix is replaced in.
         `run` raises OSError(ENOSPC) when there is no room, or less than `disk_reserve_bytes` would be left; nothing has
         changed then, and the batches are refused with DiskFull. Any other OSError is final for the process.
         """
         if self._space_job is not None and not self._space_job.is_over:
             return Barrier()
-        job: SpaceJob | None
+        job: SpaceJob | Barrier | None
         if index is not None and index <= self.tail.index:
             if self.cut is not None and self.cut.segment.busy:
                 return Barrier()
             job = self._space_for_replacing(index, batch_bytes, control=control)
         else:
             job = self._space_for_appending(batch_bytes, control=control)
-        self._space_job = job
+        if isinstance(job, SpaceJob):
+            self._space_job = job
         return job
 
-    def _space_for_appending(self, batch_bytes: int, *, control: bool) -> "SpaceJob | None":
+    def _space_for_appending(self, batch_bytes: int, *, control: bool) -> "SpaceJob | Barrier | None":
         segment = self.active
         if segment is None:
-            return RollJob(self, batch_bytes, control=control)
+            # A log that was replaced while segments of the old one are still to be unlinked: the names may be the same.
+            return Barrier() if self.voids_unwritten else RollJob(self, batch_bytes, control=control)
         end = segment.end_position + batch_bytes
         # While a suffix is being replaced the segment may grow beyond its bound, by a round at most.
         if end > self.context.options.segment_bytes_max and not segment.is_empty and not self.voids_unwritten:
@@ -266,19 +276,41 @@ class Log:
                     return end, Place(segment.first_index, position, header.batch_bytes)
         return None
 
+    def note_damage(self, first_index: int, next_index: int, base_offset: int = 0, next_offset: int = 0) -> None:
+        """A reader found that batches are damaged: the log counts as one in which recovery found a hole.
+
+        Arguments: the indexes `[first_index, next_index)`, and the offsets if they are known, as CorruptBatch's details
+        say. The log has a `floor` from now on, and `intact_index` is below the hole; appending from there on repairs
+        it. The floor is durable with the journal's next table: a crash before that forgets it, and the next reader
+        finds the damage again. Raises WrongEntry for indexes that the log does not hold.
+        """
+        if not self.start.index < first_index < next_index <= self.end.index + 1:
+            raise WrongEntry(f"group {self.group}: no indexes {first_index} to {next_index} between start and end")
+        if any(damage.first_index <= first_index and next_index <= damage.next_index for damage in self.damage):
+            return
+        segment = max((s.first_index for s in self.segments if s.first_index <= first_index), default=first_index)
+        noted = Damage(first_index, next_index, base_offset, next_offset, segment, 0)
+        kept = [d for d in self.damage if d.next_index <= first_index or next_index <= d.first_index]
+        self.damage = tuple(sorted([*kept, noted], key=lambda damage: damage.first_index))
+        floor = self.floor or Floor(self.end.index, self.end.term, self.end.chain, 0)
+        self.floor = floor._replace(intact=self.intact_index)
+        self.changed()
+
     # --- Steps of rounds ---------------------------------------------------------------------------------------------
 
     def settle_floor(self) -> None:
         """The floor is gone once the log reaches it again without a hole below."""
-        if self.floor is not None and not self.damage and self.end.index >= self.floor.index:
+        if self.floor is not None and not self.damage and self.floor.is_reached_by(self.end):
             self.floor = None
 
     def move_start(self, start: Start, digest: bytes, *, keeps_suffix: bool) -> None:
         """A `start` is durable: drop what lies before it, or everything."""
         garbage = self.context.garbage
-        garbage.add([self.context.layout.start(self.group, self.start.index)])
+        if start.index != self.start.index:
+            garbage.add([self.context.layout.start(self.group, self.start.index)])
         self.start, self.start_digest, self.is_start_readable = start, digest, True
         self.cut = None
+        self.cuts_made += 1
         self.prepared_starts = {index: known for index, known in self.prepared_starts.items() if index > start.index}
         if keeps_suffix:
             # A segment is wholly below the start if the next one begins at or before the first retained index.
@@ -294,7 +326,6 @@ class Log:
             self.tail = self.end = self.written = start.end
             self.tail_place = self.end_place = self.written_place = NOWHERE
             self.unwritten.clear()
-            self.voids_unwritten = 0
             self.damage = ()
         self.retire(dropped)
 
@@ -311,15 +342,20 @@ class Log:
     def prepare_start(self, start: Start) -> Job:
         """Write a new start file, for retention or a snapshot; then put `SetStart` into a round.
 
-        Raises WrongEntry if the start lies at or below the present one, or if another of its index was prepared.
+        Raises WrongEntry if the start lies at or below the present one (at it, while that is not readable, it takes
+        its place), or if another of its index was prepared.
         """
-        if start.index <= self.start.index:
+        if not self.can_start_at(start.index):
             raise WrongEntry(f"group {self.group}: start {start.index} is not above {self.start.index}")
         known = self.prepared_starts.get(start.index)
         if known is not None and known[0] != start:
             # A round may name the other one already, and there is one file for both.
             raise WrongEntry(f"group {self.group}: another start of index {start.index} was prepared")
         return StartJob(self, start)
+
+    def can_start_at(self, index: int) -> bool:
+        """Whether the log's start may move there."""
+        return index > self.start.index or (index == self.start.index and not self.is_start_readable)
 
     # --- Reading ----------------------------------------------------------------------------------------------------
 
@@ -353,12 +389,13 @@ class Log:
         """
         return ReadByTime(self, timestamp_ms)
 
-    def headers_from(self, index: int) -> Iterator[BatchHeader]:
-        """The headers of the batches from `index` to the end; reads on the calling thread, for start-up.
+    def headers_from(self, index: int, next_index: int | None = None) -> Iterator[BatchHeader]:
+        """The headers of the batches `[index, next_index)`, by default to the end.
 
-        Raises CorruptBatch where one does not verify, and OSError.
+        Reads on the calling thread, for start-up. A damaged log is read up to `intact_index + 1`. Raises CorruptBatch
+        where one does not verify, and OSError.
         """
-        return batch_headers(self, index)
+        return batch_headers(self, index, next_index)
 
     def retention_boundary(
         self, now_ms: int, retention_bytes: int | None = None, retention_ms: int | None = None
@@ -542,6 +579,7 @@ class CutJob(SpaceJob):
         self._index = index
         self._segments = log.segments
         self._start = log.start
+        self._cuts_made = log.cuts_made
         self._known = log.find_unwritten(index - 1)
         self._cut: Cut | None = None
 
@@ -555,12 +593,12 @@ class CutJob(SpaceJob):
         else:
             # Also the batch that the start stands for, if that is in the middle of a segment.
             before, place = self._locate(index - 1)
-        # A batch that begins a segment goes to its beginning, any other behind the one before it.
-        position = SEGMENT_HEADER_BYTES if segment.first_index == index else place.end_position
         entries = segment.entries
         if entries is None:
             source = SegmentSource(self._context, segment)
             entries, _ = load_entries(source, self._context, segment, segment.end_position, index)
+        # A batch that begins a segment goes to its beginning, any other behind the one before it.
+        position = SEGMENT_HEADER_BYTES if segment.first_index == index else place.end_position
         self._cut = Cut(index, segment, position, before, place, cut_entries(entries, index))
 
     def _locate(self, index: int) -> tuple[LogEnd, Place]:
@@ -580,7 +618,7 @@ class CutJob(SpaceJob):
 
     def _apply(self) -> None:
         assert self._cut is not None
-        if self.log.segments[: len(self._segments)] == self._segments:
+        if self.log.cuts_made == self._cuts_made and self.log.segments[: len(self._segments)] == self._segments:
             self.log.cut = self._cut
 
 
@@ -599,7 +637,7 @@ class StartJob:
 
     def apply(self) -> None:
         """Allow `SetStart` with this start."""
-        if self._start.index > self._log.start.index:
+        if self._log.can_start_at(self._start.index):
             self._log.prepared_starts[self._start.index] = (self._start, self._digest)
 
 

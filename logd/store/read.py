@@ -379,10 +379,12 @@ class ReadByTime:
         return self._end.next_offset if number + 1 == len(self._segments) else finder.base_offset(number + 1)
 
 
-def batch_headers(log: "Log", index: int) -> Iterator[BatchHeader]:
-    """The headers from `index` to the log's end; see `Log.headers_from`."""
+def batch_headers(log: "Log", index: int, next_index: int | None) -> Iterator[BatchHeader]:
+    """The headers of `[index, next_index)`; see `Log.headers_from`."""
     finder = _Finder(log.context, log.segments, nowait=False)
     end_index = log.written.index + 1
+    if next_index is not None:
+        end_index = min(end_index, next_index)
     while index < end_index:
         number = finder.by_index(index)
         segment = finder.segments[number]

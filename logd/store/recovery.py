@@ -187,7 +187,7 @@ class Replayed:
         self.is_fresh, self.is_end_uncertain = True, False
         self.base, self.base_place = entry.end, NOWHERE
         self.promised = (entry.end.index, entry.end.term, entry.end.chain)
-        if self.floor is not None and self.floor.index <= entry.end.index:
+        if self.floor is not None and self.floor.is_reached_by(entry.end):
             self.floor = None
 
     def apply_end(self, entry: EndEntry) -> None:
@@ -230,6 +230,8 @@ class JournalReader:
         self._sources: list[_Source] = []
         self.newest_used = 0
         """The highest number of a file that was read."""
+        self.free_below = 0
+        """Files below this one are needed by no table that could be the newest on the disk. See `_open_sources`."""
         self._is_base_doubtful = False
 
     def close(self) -> None:
@@ -280,6 +282,9 @@ class JournalReader:
             raise JournalLost(f"no journal file in {context.layout.journal} has a table that verifies")
         table = next(source.table for source in found if source.number == newest)
         assert table is not None
+        # The newest table may be in memory alone, if its sync failed; the one before it is on the disk.
+        older = [source.table for source in found if source.table is not None and source.number < newest]
+        self.free_below = older[-1].first_needed if older else 0
         for source in found:
             is_needed = source.number >= table.first_needed
             if is_needed and source.table is None and not self._has_rounds(source):
@@ -867,12 +872,7 @@ class Restorer:
 
         *Even if the bytes there look equal*: after a failed fsync the page cache shows what the disk lacks.
         """
-        touched: dict[int, int] = {}
-        if anchor_place != NOWHERE:
-            touched[anchor_place.segment] = anchor_place.end_position
-        for hole in self._holes:
-            if hole.place is not None and hole.index < end.index:
-                touched[hole.place.segment] = max(touched.get(hole.place.segment, 0), hole.place.end_position)
+        touched = self._touch_holes(anchor_place, end)
         run: list[Buffer] = []
         run_place = NOWHERE
         run_bytes = 0
@@ -902,6 +902,27 @@ class Restorer:
                 self._write_run(placement.place, [data])
         return touched
 
+    def _touch_holes(self, anchor_place: Place, end: LogEnd) -> dict[int, int]:
+        """The segments that lead up to what is written, or that holes are to be filled in, and where they end."""
+        touched: dict[int, int] = {}
+        if anchor_place != NOWHERE:
+            touched[anchor_place.segment] = anchor_place.end_position
+        for hole in self._holes:
+            if hole.index > end.index:
+                continue
+            if hole.place is not None and hole.place.segment in self._present:
+                touched[hole.place.segment] = max(touched.get(hole.place.segment, 0), hole.place.end_position)
+            elif (known := self._segment_of(hole.index)) is not None:
+                # Where nothing else is left of a segment, it is still the one to fill the hole in.
+                touched.setdefault(known, SEGMENT_HEADER_BYTES)
+        first = self._replayed.start.index + 1
+        if self._good and min(self._present + [good.place.segment for good in self._good.values()]) > first:
+            # The log begins with a hole that lost its very file.
+            self._create(first)
+            self._write_block(first, self._replayed.start)
+            touched[first] = SEGMENT_HEADER_BYTES
+        return touched
+
     def _bytes_of(self, good: _Good) -> bytes:
         if good.placement is not None:
             return good.placement.file.pread(good.place.length, good.placement.journal_position)
@@ -917,13 +938,8 @@ class Restorer:
 
     def _write_header(self, first: int, index: int, anchor: LogEnd) -> None:
         """The header block of a segment whose first batch is written: it may be missing or torn."""
-        replayed = self._replayed
         if first not in self._present:
-            path = self._path(first)
-            self._files[first] = self._context.files.open(path, create=True)
-            self._present.append(first)
-            self._present.sort()
-            self._created = True
+            self._create(first)
         if index != first:
             return
         header = self._good[index].header
@@ -934,13 +950,25 @@ class Restorer:
             term, timestamp = anchor.term, anchor.append_timestamp
         else:
             term, timestamp = header.term, header.append_timestamp
-        before = LogEnd(index - 1, term, header.base_offset, timestamp, header.previous_chain)
+        self._write_block(first, LogEnd(index - 1, term, header.base_offset, timestamp, header.previous_chain))
+
+    def _create(self, first: int) -> None:
+        """Make a segment's file anew."""
+        self._files[first] = self._context.files.open(self._path(first), create=True)
+        self._present.append(first)
+        self._present.sort()
+        self._created = True
+
+    def _write_block(self, first: int, before: LogEnd) -> None:
+        """Write the header block of a segment that follows `before`."""
+        replayed = self._replayed
         block = encode_segment_header(
             SegmentHeader(self._group, self._context.cluster_id, replayed.topic_id, replayed.partition, first, before)
         )
         file = self._files.get(first) or self._file(first)
         assert file is not None
         file.pwritev([block], 0)
+        self._changed.add(first)
 
     def _cut(self, log: Log, anchor_place: Place, end: LogEnd, touched: dict[int, int]) -> None:
         """Cut what lies beyond the end, highest first; sync what was written."""
@@ -993,9 +1021,9 @@ class Restorer:
         context = self._context
         garbage: list[str] = []
         kept = []
-        lowest = self._segment_of(log.start.index + 1) if end.index > log.start.index else None
+        lowest = self._segment_of(log.start.index + 1) or 0
         for first in self._present:
-            if lowest is None or first < lowest:
+            if end.index == log.start.index or first < lowest:
                 garbage.append(self._path(first))
             else:
                 kept.append(first)
@@ -1030,6 +1058,10 @@ class Restorer:
     def _index_holes(self, segments: list[Segment], end: LogEnd) -> None:
         """Behind a hole no walk gets further, so the batch behind it needs an entry of its own."""
         behind = {hole.index + 1 for hole in self._holes if hole.index < end.index}
+        first = self._replayed.start.index + 1
+        if first in self._good and self._good[first].place.segment < first:
+            # Damage below the start of the log is none of its own, but no walk gets over it either.
+            behind.add(first)
         if not behind:
             return
         by_first = {segment.first_index: segment for segment in segments}
@@ -1069,8 +1101,8 @@ class Restorer:
         if log.damage or end.index < index:
             log.floor = Floor(index, term, chain, log.intact_index)
         known = replayed.floor
-        is_damaged = log.floor is not None or (known is not None and end.index < known.index)
-        if known is not None and is_damaged and (log.floor is None or known.index > log.floor.index):
+        is_damaged = log.floor is not None or (known is not None and not known.is_reached_by(end))
+        if known is not None and is_damaged and (log.floor is None or known[:2] > log.floor[:2]):
             log.floor = known._replace(intact=log.intact_index)
 
     def _damage(self, hole: _Hole, anchor: LogEnd) -> Damage:

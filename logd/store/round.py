@@ -243,6 +243,7 @@ class _LogWork:
         if self.voided:
             journal.current.directories.add(log.directory)
         log.voids_unwritten += 1
+        log.cuts_made += 1
         segment.is_sealed = segment.is_finished = False
         segment.end_position = cut.position
         if self.is_end_accepted:
@@ -275,6 +276,7 @@ class _LogWork:
             log.damage = tuple(damage for damage in log.damage if damage.next_index <= cut.index)
         if self.placed is not None:
             log.end, log.end_place = log.tail, log.tail_place
+            self.placed.is_durable = True
             if self.segment is not None and self.segment.entries is not None:
                 for entry in self.entries:
                     append_entry(self.segment.entries, *entry)
@@ -329,12 +331,12 @@ class _LogWork:
                 self.borrowed.release()
             self.borrowed = None
         placed, log = self.placed, self.log
+        if log is not None and self.cut is not None:
+            log.voids_unwritten -= 1
         if placed is None or log is None:
             return
         if log.unwritten and log.unwritten[0] is placed:
             log.unwritten.popleft()
-            if self.cut is not None:
-                log.voids_unwritten -= 1
             log.written, log.written_place = placed.end, placed.end_place
 
 

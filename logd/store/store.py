@@ -6,9 +6,41 @@ somebody else, and applied by the owner again. The store starts no thread and wa
 
 A round's way:  prepare_round -> Round.write -> apply_durable (promises may leave) -> Round.settle -> apply_written
 Housekeeping:   while (job := store.next_housekeeping()): job.run(); job.apply()
+
+What a shell does, and in which order. "Job" is always: `run()` on one thread for all jobs, in the order in which they
+were made, then `apply()`; an OSError other than the ENOSPC of `space_for`, `create_group` and `prepare_start` ends the
+process. One round is prepared at a time: the next one after this one's `apply_durable`. Rounds are settled in order,
+each at the latest right behind the next one's `write`. JournalFull and NoRoom leave everything as it was: apply what
+is under way (jobs, settled rounds), do housekeeping, and try again.
+
+* Append, a run of batches: ask `log.space_for(bytes of all the group's batches for this round)`, do its job, ask again,
+  until it is None; then `[SetHardState?, Append, …]` in one round. At most `round_bytes_max` by `entry_bytes`.
+* Replace a suffix: the same, with `space_for(bytes, index=first of the new batches)`, then all of them in one round,
+  contiguous, the first one at that index; terms may be lower than what was there. `log.end` is the new end, lower or
+  not, after `apply_durable`; nothing of the old suffix is overwritten or unlinked before `settle`. Only one replacement
+  of a log in a round: what is replaced again before the round is made was never the disk's concern.
+* Hard state: `SetHardState` in a round before, or in the same as, the first batch of its term. A commit that advances
+  may go alone, with anything else, or not at all. While `log.hard_state` is None (lost), everything else may be written
+  and it stays None over restarts, until a `SetHardState` is durable.
+* New replica: job `store.create_group(group, start)`; round `[SetStart(group, start), SetHardState?]`; the log exists,
+  with `INITIAL_HARD_STATE`, after `apply_durable`, and its first batch (`start.index + 1`) goes into a later round.
+* Snapshot that replaces the log: job `log.prepare_start(start)`, above the present start (or at it, if
+  `log.is_start_readable` is false); round `[SetHardState?, SetStart(group, start, keeps_suffix=False)]`; the log is
+  empty behind the start after `apply_durable`; batches that follow it go into a later round. Retention is the same
+  with `keeps_suffix=True` and a start that the log holds, and batches of the group stay out of that round too.
+* Damaged log (`log.floor` is set): it counts as ending at `log.intact_index`. Batches from `intact_index + 1` on, the
+  same or others, are a replacement (`space_for(…, index=intact_index + 1)`) of all that is above; if `log.damage` is
+  empty, only the end was lost, and they are a plain append. The floor is in every table and outlives restarts; it is
+  None again once the log is whole and its end, or its start, is as up-to-date as the floor by (term, index). Damage
+  that a reader finds later (CorruptBatch) is told by `log.note_damage`.
+* Restart: for each log `start` (with `is_start_readable`), `hard_state`, `floor`, `intact_index`, `end`; headers by
+  `headers_from(index, intact_index + 1)`; the tail with its bytes by `plan_read_index(commit + 1, intact_index + 1, …)`
+  again and again from `next_index` on: it reads what it returns, and at most one index file.
+* Stop, and after a pause: a round of `store.empty_round()`, so that the last one is known not to be torn.
 """
 
 import contextlib
+import errno
 import gc
 from collections.abc import Iterator, Sequence
 
@@ -438,8 +470,16 @@ def _recover(context: Context) -> tuple[Journal, dict[int, Log]]:
     for known in journal_numbers(files.listdir(layout.journal)):
         if known > number + 1:
             files.unlink(layout.journal_file(known))
+    try:
+        journal = _open_journal(context, number, replay.last_round, replay.last_digest, rows, old)
+    except OSError as error:
+        free = [known for known in old if known < reader.free_below]
+        if error.errno != errno.ENOSPC or not free:
+            raise
+        # A full disk, and no spare was ready: a file that nothing needs takes its place.
+        files.rename(layout.journal_file(old.pop(0)), layout.journal_file(number))
+        journal = _open_journal(context, number, replay.last_round, replay.last_digest, rows, old)
     surplus = len(old) + 1 + (spare is not None) - context.options.journal_files_max
-    journal = _open_journal(context, number, replay.last_round, replay.last_digest, rows, old)
     for known in old[: max(surplus, 0)]:
         files.unlink(layout.journal_file(known))
     del old[: max(surplus, 0)]

@@ -176,6 +176,25 @@ def test_whatever_file_is_missing_its_loss_is_told() -> None:
     assert "missing" in told.values["reason"]
 
 
+def test_a_lost_directory_of_all_groups_or_of_the_journal_is_told() -> None:
+    whole = prepared(count=300)
+    files = whole.kill()
+    for name in files.listdir(GROUP):
+        files.unlink(f"{GROUP}/{name}")
+    files.rmdir(GROUP)
+    files.rmdir("/data/groups")
+
+    told = problems(list(inspect(files, "/data")))
+
+    assert [finding.path for finding in told] == ["/data/groups", GROUP]
+    assert "missing" in told[0].values["reason"]
+    files = whole.kill()
+    for name in files.listdir("/data/journal"):
+        files.unlink(f"/data/journal/{name}")
+    files.rmdir("/data/journal")
+    assert [finding.path for finding in problems(list(inspect(files, "/data")))] == ["/data/journal"]
+
+
 def test_a_directory_that_the_journal_can_make_again_is_no_loss() -> None:
     files = prepared(count=3)
     for name in files.listdir(GROUP):

@@ -939,6 +939,11 @@ class FakeFileSystem(FileSystem):
         node = self._regular(path)
         return node.view.read(0, node.size)
 
+    def peek(self, path: str, length: int, position: int) -> bytes:
+        """What a `pread` would return, if nothing went wrong."""
+        node = self._regular(path)
+        return node.view.read(position, min(length, node.size - position))
+
     def tree(self, path: str = "/") -> dict[str, int | None]:
         """The path of everything below a directory with its size in bytes, None for directories, in order."""
         found: dict[str, int | None] = {}
