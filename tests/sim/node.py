@@ -31,10 +31,9 @@ from logd.replica.room import Shortage, StoreRoom
 from logd.store.context import StoreOptions
 from logd.store.errors import JournalFull, JournalLost, ReadOutdated, StoreRefused
 from logd.store.events import Event
-from logd.store.format import INITIAL_HARD_STATE as NEVER_VOTED
 from logd.store.format import Start
 from logd.store.jobs import Job
-from logd.store.round import Round, RoundEntry, SetStart
+from logd.store.round import Round, RoundEntry, SetHardState, SetStart
 from logd.store.store import Store
 from tests.sim.clock import MILLISECOND, SECOND, Clock
 from tests.sim.disk import Disk, DiskConditions
@@ -72,6 +71,7 @@ STORE_OPTIONS: Final = StoreOptions(
     allocation_bytes_max=16 * KIB,
 )
 RETRY_SECONDS: Final = 0.25
+BATCHES_PER_RANGE_MIN: Final = 2
 RANGE_US_MIN: Final = 100
 RANGE_US_MAX: Final = 2 * MILLISECOND
 
@@ -171,6 +171,8 @@ class Machine:
         self.had_damage = False
         """Something on its disk was changed behind its back, or the disk was lost."""
         self.events: list[Event] = []
+        self.unadmitted: dict[int, None] = {}
+        """Groups whose replica here was made anew and has not been admitted yet: what the store should remember."""
         self._driver_chance = driver_chance
         self._starts = 0
 
@@ -296,6 +298,8 @@ class Machine:
         capacity = self.files.capacity_bytes
         self._replace_files(FakeFileSystem(capacity_bytes=capacity))
         self.is_wiped = True
+        self.had_damage = True
+        self.unadmitted.clear()
         self.world.invariants.on_wiped(self.name)
 
     def _replace_files(self, files: FakeFileSystem) -> None:
@@ -414,14 +418,18 @@ class Life:
         )
         for group, log in sorted(store.groups.items()):
             driver.adopt(group)
-            if not log.start.membership and log.hard_state == NEVER_VOTED:
-                # It was made after its predecessor was wiped, and has not been admitted since.
-                log.hard_state = None
-                log.changed()
+            self._forget_hard_state(group)
             driver.open_group(recover(log, self.machine.name, driver.new_producer_table(), self._admission()))
             if group in self.world.wanted:
                 driver.want_voters(group, self.world.wanted[group])
         return driver
+
+    def _forget_hard_state(self, group: int) -> None:
+        """A replica that was made anew after a wipe has no hard state until it is admitted, also after a restart."""
+        log = self.store.groups.get(group)
+        if log is not None and group in self.machine.unadmitted:
+            log.hard_state = None
+            log.changed()
 
     def _admission(self) -> bytes:
         """A word that nobody drew before."""
@@ -522,6 +530,9 @@ class Life:
         def write() -> None:
             made.write()
             self.world.invariants.on_round_durable(self.machine.name, entries)
+            for entry in entries:
+                if type(entry) is SetHardState:
+                    self.machine.unadmitted.pop(entry.group, None)
 
         return write
 
@@ -531,6 +542,8 @@ class Life:
         made = self._round
         assert made is not None
         made.apply_durable()
+        for group in self.machine.unadmitted:
+            self._forget_hard_state(group)
         self._round = None
         self._settling.append(made)
         self.driver.on_durable()
@@ -633,7 +646,8 @@ class Life:
         """
         if group in self.store.groups or self.driver.knows(group):
             return
-        start = self.world.placements[group].start()._replace(membership=b"")
+        # With the membership that the group was founded with: what changed it since is in the log.
+        start = self.world.placements[group].start()
         job = self.store.create_group(group, start)
         self.driver.adopt(group)
 
@@ -643,6 +657,8 @@ class Life:
                 self._missing.append((group, was_here))
                 return
             job.apply()
+            if was_here:
+                self.machine.unadmitted[group] = None
             producers = self.driver.new_producer_table()
             hard_state = None if was_here else INITIAL_HARD_STATE
             admission = self._admission() if was_here else b""
@@ -702,19 +718,21 @@ class Life:
         if log is None:
             driver.on_range(effect.token, None)
             return
-        try:
-            read = log.plan_read_index(effect.first_index, effect.next_index, effect.bytes_max)
-        except OffsetOutOfRange:
-            reachable("a range below the start")
-            driver.on_range(effect.token, None)
-            return
 
         def run() -> None:
-            batches: list[StampedBatch] | None = None
+            batches: list[StampedBatch] = []
+            index = effect.first_index
             try:
-                result = read.run()
-                assert result is not None
-                batches = [_stamped(raw) for raw in split_batches(result.batches)]
+                # A read ends with its segment; two batches are asked for at least.
+                while index < effect.next_index and len(batches) < BATCHES_PER_RANGE_MIN:
+                    result = log.plan_read_index(index, effect.next_index, effect.bytes_max).run()
+                    assert result is not None
+                    if result.next_index == index:
+                        break
+                    batches += [_stamped(raw) for raw in split_batches(result.batches)]
+                    index = result.next_index
+            except OffsetOutOfRange:
+                reachable("a range below the start")
             except (CorruptBatch, ReadOutdated, OSError):
                 reachable("a range that cannot be read")
             reachable("a range is read")
