@@ -18,23 +18,22 @@ from logd.meta.commands import Command
 from logd.meta.state import META_GROUP, Outcome, TopicRemoved
 from logd.node.disk import Completion, Disk, Doorbell, Stage
 from logd.observability.logs import LimitedLogger
-from logd.raft.single import EntryId
+from logd.raft.types import INITIAL_HARD_STATE, Configuration
 from logd.replica.clock import ClockReading
 from logd.replica.driver import (
-    Admission,
     CreateGroup,
     Driver,
     Effect,
-    LogState,
     MoveStart,
     Proposal,
     SnapshotMeta,
 )
-from logd.replica.membership import Membership, encode_membership
+from logd.replica.membership import encode_membership
+from logd.replica.restore import state_of_start
+from logd.replica.room import Shortage, StoreRoom
 from logd.store.errors import JournalFull
-from logd.store.format import BATCH_ENTRY, HARD_STATE_ENTRY, INITIAL_HARD_STATE, START_ENTRY, Start, align
-from logd.store.log import Log
-from logd.store.round import ROUND_OVERHEAD_BYTES, Append, Round, RoundEntry
+from logd.store.format import Start
+from logd.store.round import Append, Round, RoundEntry
 from logd.store.store import Store
 from wire.errors import DiskFull, StorageFailed
 from wire.record import first_chain
@@ -59,20 +58,6 @@ class _Work:
     done: Callable[[OSError | None], None]
 
 
-def _state_of_start(group: int, start: Start) -> LogState:
-    """A group that holds nothing after its start, and has never voted."""
-    return LogState(
-        group=group,
-        last=EntryId(start.index, start.term),
-        next_offset=start.offset,
-        chain=start.chain,
-        append_timestamp=start.append_timestamp,
-        start_index=start.index,
-        hard_state=INITIAL_HARD_STATE,
-        lost="",
-    )
-
-
 @dataclass(slots=True)
 class _Reply:
     """Where the outcome of a command is waited for."""
@@ -89,48 +74,6 @@ def _check_is_full(error: OSError) -> None:
     """A job may find the disk full; any other failure of the disk ends the node."""
     if error.errno != errno.ENOSPC:
         raise DiskFailed(error) from error
-
-
-def _has_space(log: Log, batch_bytes: int) -> bool:
-    """Whether so many bytes of batches can be appended to the active segment as it is."""
-    segment = log.active
-    if segment is None:
-        return False
-    end = segment.end_position + batch_bytes
-    fits = end <= log.context.options.segment_bytes_max or segment.is_empty
-    return fits and end <= segment.allocated
-
-
-class _Room:
-    """The room of one round, counted as the driver fills it."""
-
-    def __init__(self, store: Store, round_bytes_max: int) -> None:
-        self._store = store
-        self._round_bytes_max = round_bytes_max
-        self._bytes = ROUND_OVERHEAD_BYTES
-        self._taken_bytes: dict[int, int] = {}
-        # Groups that need space before their next batch.
-        self.short: dict[int, tuple[int, bool]] = {}
-
-    def admit(self, group: int, batch_bytes: int, *, control: bool) -> Admission:
-        # The directory stands in a round twice, at its head and at its end.
-        bytes_then = self._bytes + 2 * BATCH_ENTRY.size + batch_bytes
-        if align(bytes_then) > self._round_bytes_max:
-            return Admission.ROUND_FULL
-        taken_bytes = self._taken_bytes.get(group, 0) + batch_bytes
-        if not _has_space(self._store.groups[group], taken_bytes):
-            self.short[group] = (batch_bytes, control)
-            return Admission.NO_SPACE
-        self._bytes = bytes_then
-        self._taken_bytes[group] = taken_bytes
-        return Admission.TAKEN
-
-    def admit_entry(self) -> bool:
-        bytes_then = self._bytes + 2 * max(HARD_STATE_ENTRY.size, START_ENTRY.size)
-        if align(bytes_then) > self._round_bytes_max:
-            return False
-        self._bytes = bytes_then
-        return True
 
 
 class RaftActor:
@@ -166,7 +109,7 @@ class RaftActor:
         self._groups_of_rounds: deque[set[int]] = deque()
         self._stuck: Sequence[RoundEntry] | None = None
         self._abandoned = False
-        self._short: dict[int, tuple[int, bool]] = {}
+        self._short: dict[int, Shortage] = {}
         self._full_until: dict[int, float] = {}
         self._tidying = False
         self._starts: dict[tuple[int, int], Start] = {}
@@ -242,7 +185,7 @@ class RaftActor:
         """Put everything that waits into a round; false if nothing was handed to the writer."""
         if self._round is not None or self._stuck is not None or not self.driver.has_work:
             return False
-        room = _Room(self.store, self.store.context.options.round_bytes_max)
+        room = StoreRoom(self.store, self.store.context.options.round_bytes_max)
         reading = self._read_clock()
         entries = self.driver.take_round(room, reading)
         self._short.update(room.short)
@@ -324,14 +267,14 @@ class RaftActor:
     def _ask_for_space(self) -> None:
         """Have space allocated to the groups that are short of it; between rounds, for a roll needs to know the end."""
         short, self._short = self._short, {}
-        for group, (batch_bytes, control) in short.items():
+        for group, (batch_bytes, control, index) in short.items():
             log = self.store.groups.get(group)
             if log is None:
                 continue
             if not control and self._full_until.get(group, 0.0) > trio.current_time():
                 self._on_space(group, OSError(errno.ENOSPC, "no space a moment ago"))
                 continue
-            job = log.space_for(batch_bytes, control=control)
+            job = log.space_for(batch_bytes, index=index, control=control)
             if job is None:
                 self.driver.on_space(group, None)
                 continue
@@ -368,7 +311,7 @@ class RaftActor:
                     start = self._starts.pop((group, index), None)
                     if start is not None:
                         self._move_start(group, start)
-                case SnapshotMeta(header, state):
+                case SnapshotMeta(header, state, membership):
                     log = self.store.groups[META_GROUP]
                     start = log.start._replace(
                         index=header.index,
@@ -376,6 +319,7 @@ class RaftActor:
                         offset=header.next_offset,
                         chain=header.chain,
                         append_timestamp=header.append_timestamp,
+                        membership=membership,
                         state=state,
                     )
                     self._move_start(META_GROUP, start)
@@ -389,7 +333,7 @@ class RaftActor:
             append_timestamp=0,
             topic_id=topic_id,
             partition=partition,
-            membership=encode_membership(Membership(frozenset((self.driver.node,)))),
+            membership=encode_membership(Configuration(frozenset((self.driver.node,)))),
             producers=b"",
         )
         job = self.store.create_group(group, start)
@@ -402,7 +346,8 @@ class RaftActor:
                 self._abandoned = True
                 return
             job.apply()
-            self.driver.install(group, start, _state_of_start(group, start))
+            producers = self.driver.new_producer_table()
+            self.driver.install(group, start, state_of_start(group, start, producers, INITIAL_HARD_STATE))
 
         self._disk.submit_job(_Work(job.run, done))
 

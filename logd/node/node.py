@@ -7,6 +7,7 @@ outermost, and the listeners, which take new work, are the innermost.
 
 import contextlib
 import os
+import random
 import ssl
 import time
 from collections.abc import Callable
@@ -23,10 +24,10 @@ from logd.node.actor import RaftActor
 from logd.node.disk import Disk, Doorbell
 from logd.node.partition import NodeCluster
 from logd.observability.logs import LimitedLogger, LineLimiter, get_logger
-from logd.raft.single import EntryId
+from logd.raft.types import Configuration
 from logd.replica.clock import AppendClock, ClockReading
-from logd.replica.driver import Driver, DriverOptions, LogState, replay
-from logd.replica.producers import ProducerTable
+from logd.replica.driver import Driver, DriverOptions, apply_batch
+from logd.replica.restore import recover, start_at, what_is_lost
 from logd.security.identity import Identity, IdentityError
 from logd.security.tls import SecurityError, TlsFiles, expiry_seconds, own_certificate, server_context
 from logd.server.door import Door
@@ -42,12 +43,11 @@ from logd.store.context import StoreOptions
 from logd.store.errors import ReadOutdated
 from logd.store.events import Event, IndexRebuilt, TornTail
 from logd.store.files import FileSystem, OsFileSystem
-from logd.store.format import LogEnd, Start, align
+from logd.store.format import align
 from logd.store.log import Log
 from logd.store.store import Store
 from wire.connection import Limits
 from wire.errors import CorruptBatch
-from wire.record import decode_header, split_batches
 
 IDENTITY_BYTES: Final = 16
 # How often suppressed log lines are summed up.
@@ -173,20 +173,24 @@ class Node:
         meta_log = store.groups.get(META_GROUP)
         meta = MetaState.restore(meta_log.start.state if meta_log else b"")
         _check_meta(store, meta_log)
-        if meta_log is not None:
-            _replay_meta(meta, meta_log)
-        driver = Driver(config.node.name, options, AppendClock.started(read_clock()), meta)
+        chance = random.Random()  # noqa: S311  # for election timeouts, which are no secret
+        driver = Driver(config.node.name, options, AppendClock.started(read_clock()), meta, chance)
+        # Until there are peers, a membership that cannot be read can only be this node's own.
+        alone = Configuration(frozenset((config.node.name,)))
         for group, log in store.groups.items():
-            producers = driver.open_group(_log_state(group, log))
-            table_index, table = log.producers_checkpoint()
-            producers.restore(table)
-            try:
-                for header in log.headers_from(table_index + 1):
-                    producers.append(header)
-                    producers.commit(header, header.index)
-            except CorruptBatch as error:
+            is_meta = group == META_GROUP
+            state = recover(
+                log,
+                config.node.name,
+                driver.new_producer_table(),
+                os.urandom(IDENTITY_BYTES),
+                apply=partial(apply_batch, meta) if is_meta else None,
+                unknown=alone,
+            )
+            if state.incomplete:
                 # What is behind the hole is not remembered: a retry of it is answered UnknownProducer or SequenceGap.
-                self._log.error("producers_incomplete", group=group, problem=str(error))
+                self._log.error("producers_incomplete", group=group, problem=state.incomplete)
+            driver.open_group(state)
         return driver
 
     # --- Serving ------------------------------------------------------------------------------------------------------
@@ -340,7 +344,7 @@ class Node:
                 producers = actor.driver.new_producer_table()
                 try:
                     # It reads a part of the log, so it is made where waiting for the disk keeps nobody else waiting.
-                    start = await trio.to_thread.run_sync(_start_after, producers, log, boundary)
+                    start = await trio.to_thread.run_sync(start_at, log, boundary.index, producers)
                 except ReadOutdated:
                     # An earlier decision became true meanwhile, and took a segment away that was being read.
                     continue
@@ -362,40 +366,6 @@ def report_event(log: LimitedLogger, event: Event) -> None:
     level(name, **asdict(event))
 
 
-def _log_state(group: int, log: Log) -> LogState:
-    end = log.end
-    return LogState(
-        group=group,
-        last=EntryId(end.index, end.term),
-        next_offset=end.next_offset,
-        chain=end.chain,
-        append_timestamp=end.append_timestamp,
-        start_index=log.start.index,
-        hard_state=log.hard_state,
-        lost=_what_is_lost(log),
-        known_term=log.known_term,
-    )
-
-
-def _start_after(producers: ProducerTable, log: Log, before: LogEnd) -> Start:
-    """The start of a log that begins after `before`, with the producer table as it was there; reads the log."""
-    table_index, table = log.producers_checkpoint(before.index)
-    producers.restore(table)
-    for header in log.headers_from(table_index + 1):
-        if header.index > before.index:
-            break
-        producers.append(header)
-        producers.commit(header, header.index)
-    return log.start._replace(
-        index=before.index,
-        term=before.term,
-        offset=before.next_offset,
-        chain=before.chain,
-        append_timestamp=before.append_timestamp,
-        producers=producers.encode(),
-    )
-
-
 def _check_meta(store: Store, log: Log | None) -> None:
     """Refuse to go on without the topics: a node that forgot them would give up every partition's files.
 
@@ -410,29 +380,10 @@ def _check_meta(store: Store, log: Log | None) -> None:
         first = log.damage[0]
         problem = f"cannot be read at index {first.first_index}"
     else:
-        problem = _what_is_lost(log)
+        problem = what_is_lost(log)
     if problem:
         raise CorruptBatch(
             f"group 0, which holds the topics, {problem}: restore {store.context.layout.group(META_GROUP)} "
             "from a copy; nothing was changed",
             {"group": META_GROUP},
         )
-
-
-def _what_is_lost(log: Log) -> str:
-    """Why a log's promised end is lost, for an operator; empty when it is not."""
-    if log.floor is None or log.end.index >= log.floor.index:
-        return ""
-    return (
-        f"lost what was promised above index {log.end.index}, up to {log.floor.index}: see {log.directory}; "
-        f"restore the directory, or stop the node and `logctl segment accept-loss DATA --group {log.group}`"
-    )
-
-
-def _replay_meta(meta: MetaState, log: Log) -> None:
-    index = log.start.index + 1
-    while index <= log.end.index:
-        result = log.plan_read_index(index, log.end.index + 1, REPLAY_BYTES).run(nowait=False)
-        assert result is not None
-        replay(meta, ((decode_header(batch), batch) for batch in split_batches(result.batches)))
-        index = result.next_index

@@ -1,9 +1,10 @@
 """A driver with a disk that is a list, a clock that is set by hand, and replies that are names.
 
-The disk's room keeps the contract of `logd.replica.driver.Room`: TAKEN takes, the other two take nothing, and an empty
+The disk's room keeps the contract of `logd.replica.room.Room`: TAKEN takes, the other two take nothing, and an empty
 round has room for a batch of any legal size.
 """
 
+import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,21 +12,16 @@ from typing import Any
 
 from logd.meta.commands import Command, CreateTopic
 from logd.meta.state import META_GROUP, MetaState, Outcome
-from logd.raft.single import EntryId
+from logd.raft.types import INITIAL_HARD_STATE, Configuration, EntryId, HardState, Recovered
 from logd.replica.clock import AppendClock, ClockReading
-from logd.replica.driver import (
-    Admission,
-    CreateGroup,
-    Driver,
-    DriverOptions,
-    Effect,
-    LogState,
-    MoveStart,
-    Proposal,
-    SnapshotMeta,
-)
-from logd.store.format import HardState, Start
-from logd.store.round import Append, Remove, RoundEntry, SetHardState, SetStart
+from logd.replica.driver import CreateGroup, Driver, DriverOptions, Effect, Proposal, apply_batch
+from logd.replica.frames import snapshot_of
+from logd.replica.membership import encode_membership
+from logd.replica.producers import ProducerTable
+from logd.replica.restore import LogState, state_of_start
+from logd.replica.room import Admission
+from logd.store.format import LogEnd, Start
+from logd.store.round import Append, RoundEntry
 from wire.errors import LogdError
 from wire.messages import Produced
 from wire.record import BatchHeader, StampedBatch, check_alone, check_produced, encode_batch
@@ -34,7 +30,7 @@ from wire.types import Acks
 NODE = "node-1"
 TOPIC_ID = bytes(range(16))
 WALL_MS = 1_700_000_000_000
-NEVER_VOTED = HardState(0, "", 0)
+ALONE = Configuration(frozenset((NODE,)))
 FIRST_CHAIN = b"\x01" * 32
 
 
@@ -54,18 +50,41 @@ def proposal(reply: Any, batch: bytes, *, acks: Acks = Acks.QUORUM, expected_off
     return Proposal(batch, check_produced(batch), acks, expected_offset, reply)
 
 
-def empty_log(group: int, **changes: Any) -> LogState:
+def new_table() -> ProducerTable:
+    """An empty table with the bounds of `DriverOptions`."""
+    options = DriverOptions()
+    return ProducerTable(options.producers_max, options.producer_expiry_ms)
+
+
+def empty_log(group: int, producers: ProducerTable | None = None, configuration: Configuration = ALONE) -> LogState:
     """What is known of a group that was just made."""
-    state = LogState(group, EntryId(0, 0), 0, FIRST_CHAIN, 0, 0, NEVER_VOTED, "")
-    return state._replace(**changes)
+    producers = new_table() if producers is None else producers
+    return state_of_start(group, start_after(None, configuration), producers, INITIAL_HARD_STATE)
 
 
-def start_after(header: BatchHeader | None) -> Start:
+def recovered_log(
+    group: int, end: LogEnd, hard_state: HardState, producers: ProducerTable | None = None, *, lost: str = ""
+) -> LogState:
+    """What is known of a group of one voter whose log ends at `end`: all of it is committed."""
+    recovered = Recovered(
+        snapshot=snapshot_of(start_after(None)),
+        base=EntryId(end.index, end.term),
+        base_chain=end.chain,
+        hard_state=hard_state,
+        configuration=ALONE,
+        applied=end.index,
+    )
+    producers = new_table() if producers is None else producers
+    return LogState(group, recovered, end, end.next_offset, producers, lost)
+
+
+def start_after(header: BatchHeader | None, configuration: Configuration = ALONE) -> Start:
     """A start just behind a batch; None, before all."""
+    membership = encode_membership(configuration)
     if header is None:
-        return Start(0, 0, 0, FIRST_CHAIN, 0, TOPIC_ID, 0, b"", b"")
+        return Start(0, 0, 0, FIRST_CHAIN, 0, TOPIC_ID, 0, membership, b"")
     place = (header.index, header.term, header.next_offset, header.chain, header.append_timestamp)
-    return Start(*place, TOPIC_ID, 0, b"", b"")
+    return Start(*place, TOPIC_ID, 0, membership, b"")
 
 
 @dataclass
@@ -80,7 +99,7 @@ class FakeRoom:
     batch_bytes: int = 0
     entries: int = 0
 
-    def admit(self, group: int, batch_bytes: int, *, control: bool) -> Admission:
+    def admit(self, group: int, batch_bytes: int, *, control: bool, index: int) -> Admission:
         if self.batch_bytes + batch_bytes > self.batch_bytes_max and self.batch_bytes:
             return Admission.ROUND_FULL
         if group in self.without_reserve or (group in self.without_space and not control):
@@ -101,10 +120,11 @@ class Harness:
     def __init__(self, options: DriverOptions | None = None, meta: MetaState | None = None) -> None:
         self.wall_ms = WALL_MS
         self.monotonic_ms = 0
-        self.driver = Driver(NODE, options or DriverOptions(), AppendClock.started(self.reading), meta or MetaState())
+        clock = AppendClock.started(self.reading)
+        self.driver = Driver(NODE, options or DriverOptions(), clock, meta or MetaState(), random.Random(0))
         self.make_room: Callable[[], FakeRoom] = FakeRoom
         self.logs: dict[int, list[StampedBatch]] = defaultdict(list)
-        self.answers: dict[Any, list[Produced | Outcome]] = defaultdict(list)
+        self.answers: dict[Any, list[Any]] = defaultdict(list)
         # The replies of `answers`, in the order in which they came.
         self.answered: list[Any] = []
         self.effects: list[Effect] = []
@@ -161,12 +181,12 @@ class Harness:
         return effects
 
     def install(self, group: int) -> None:
-        self.driver.install(group, start_after(None), empty_log(group))
+        self.driver.install(group, start_after(None), empty_log(group, self.driver.new_producer_table()))
 
     # --- What a test asks for -----------------------------------------------------------------------------------------
 
     def start_meta(self) -> None:
-        self.driver.open_group(empty_log(META_GROUP))
+        self.driver.open_group(empty_log(META_GROUP, self.driver.new_producer_table()))
         self.settle()
 
     def command(self, reply: Any, command: Command) -> LogdError | None:
@@ -184,6 +204,7 @@ class Harness:
         return self.driver.propose(group, proposal(reply, batch, acks=acks, expected_offset=expected_offset))
 
     def outcome(self, reply: Any) -> Produced | Outcome:
+        outcome: Produced | Outcome
         (outcome,) = self.answers[reply]
         return outcome
 
@@ -228,4 +249,8 @@ def check_log(batches: Sequence[StampedBatch], chain: bytes = FIRST_CHAIN) -> No
         append_timestamp = header.append_timestamp
 
 
-__all__ = ["MoveStart", "Remove", "SetHardState", "SetStart", "SnapshotMeta"]
+def replay(meta: MetaState, batches: Sequence[StampedBatch]) -> None:
+    """Apply a committed log of group 0, as a start does."""
+    for batch in batches:
+        if not batch.header.is_control:
+            apply_batch(meta, batch.header, batch.to_bytes())

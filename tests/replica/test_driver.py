@@ -6,18 +6,20 @@ import pytest
 
 from logd.meta.commands import AlterTopic, CreateTopic, DeleteTopic, InitProducer
 from logd.meta.state import META_GROUP, MetaState, ProducerGranted, TopicChanged, TopicRemoved
-from logd.raft.single import EntryId
+from logd.raft.types import HardState
 from logd.replica.driver import (
     META_BATCHES_PER_SNAPSHOT,
     CreateGroup,
     DriverOptions,
     MoveStart,
     SnapshotMeta,
-    replay,
 )
-from logd.store.format import HardState
+from logd.replica.room import Admission
+from logd.store.format import HardState as StoredHardState
+from logd.store.format import LogEnd
 from logd.store.round import Append, Remove, SetHardState, SetStart
 from tests.replica.harness import (
+    FIRST_CHAIN,
     NODE,
     TOPIC_ID,
     WALL_MS,
@@ -29,6 +31,8 @@ from tests.replica.harness import (
     empty_log,
     kinds,
     ready,
+    recovered_log,
+    replay,
     start_after,
 )
 from wire.errors import (
@@ -55,7 +59,7 @@ from wire.types import Acks, Durability
 def test_a_group_votes_durably_before_it_leads_and_begins_with_a_no_op() -> None:
     node = Harness()
     node.driver.open_group(empty_log(5))
-    assert node.round() == [SetHardState(5, HardState(1, NODE, 0))]
+    assert node.round() == [SetHardState(5, StoredHardState(1, NODE, 0))]
     assert node.driver.high_watermark(5) is None
     (entry,) = node.take_round()
     assert isinstance(entry, Append)
@@ -79,10 +83,8 @@ def test_batches_that_come_before_a_group_leads_stand_behind_its_no_op() -> None
 
 def test_what_was_recovered_is_readable_once_the_own_term_commits() -> None:
     node = Harness()
-    node.driver.open_group(
-        empty_log(5, last=EntryId(9, 4), next_offset=70, append_timestamp=8, hard_state=HardState(4, NODE, 3))
-    )
-    assert node.round() == [SetHardState(5, HardState(5, NODE, 3))]
+    node.driver.open_group(recovered_log(5, LogEnd(9, 4, 70, 8, FIRST_CHAIN), HardState(4, NODE, 9)))
+    assert node.round() == [SetHardState(5, StoredHardState(5, NODE, 9))]
     assert node.driver.high_watermark(5) is None
     node.round()
     assert node.driver.high_watermark(5) == 70
@@ -90,27 +92,23 @@ def test_what_was_recovered_is_readable_once_the_own_term_commits() -> None:
     assert node.driver.term(5) == 5
 
 
-def test_a_term_in_the_log_counts_even_if_the_hard_state_is_older() -> None:
+def test_what_is_appended_first_is_stamped_behind_what_was_recovered() -> None:
     node = Harness()
-    node.driver.open_group(empty_log(5, last=EntryId(9, 7), hard_state=HardState(4, "", 12)))
-    assert node.round() == [SetHardState(5, HardState(8, NODE, 9))]
-
-
-def test_a_lost_hard_state_costs_a_thousand_terms() -> None:
-    node = Harness()
-    node.driver.open_group(empty_log(5, last=EntryId(9, 4), hard_state=None))
-    assert node.round() == [SetHardState(5, HardState(1005, NODE, 0))]
-
-
-def test_a_lost_hard_state_is_searched_for_in_whatever_can_be_read() -> None:
-    node = Harness()
-    node.driver.open_group(empty_log(5, last=EntryId(9, 4), hard_state=None, known_term=6))
-    assert node.round() == [SetHardState(5, HardState(1007, NODE, 0))]
+    end = LogEnd(9, 4, 70, WALL_MS + 5, b"\x09" * 32)
+    node.driver.open_group(recovered_log(5, end, HardState(4, NODE, 9)))
+    node.produce(5, "a", batch_of())
+    node.settle()
+    no_op, batch = appended(node.entries, 5)
+    assert (no_op.header.index, no_op.header.base_offset, no_op.header.previous_chain) == (10, 70, end.chain)
+    assert no_op.header.append_timestamp == batch.header.append_timestamp == WALL_MS + 5
+    assert node.produced("a").base_offset == 70
 
 
 def test_a_lost_end_answers_nothing_else_and_disturbs_nobody() -> None:
     node, (group,) = ready()
-    node.driver.open_group(empty_log(50, lost="the log ends before index 7, which was promised"))
+    end = LogEnd(3, 1, 3, WALL_MS, FIRST_CHAIN)
+    lost = "the log ends before index 7, which was promised"
+    node.driver.open_group(recovered_log(50, end, HardState(1, NODE, 3), lost=lost))
     error = node.produce(50, "a", batch_of())
     assert isinstance(error, CorruptBatch)
     assert "index 7" in str(error)
@@ -430,9 +428,9 @@ def test_what_was_appended_before_space_ran_out_is_answered() -> None:
     node, (group,) = ready()
 
     class OneBatch(FakeRoom):
-        def admit(self, group: int, batch_bytes: int, *, control: bool) -> Any:
+        def admit(self, group: int, batch_bytes: int, *, control: bool, index: int) -> Admission:
             self.without_space = {group} if self.batch_bytes else set()
-            return super().admit(group, batch_bytes, control=control)
+            return super().admit(group, batch_bytes, control=control, index=index)
 
     node.produce(group, "a", batch_of())
     node.produce(group, "b", batch_of())
@@ -565,14 +563,7 @@ def test_a_snapshot_and_the_log_behind_it_give_the_state() -> None:
     assert snapshot.header.index == META_BATCHES_PER_SNAPSHOT
     meta = MetaState.restore(snapshot.state)
     assert meta.digest() != node.driver.meta.digest()
-    replay(
-        meta,
-        (
-            (batch.header, memoryview(batch.to_bytes()))
-            for batch in node.logs[META_GROUP]
-            if batch.header.index > snapshot.header.index
-        ),
-    )
+    replay(meta, node.logs[META_GROUP][snapshot.header.index :])
     assert meta.digest() == node.driver.meta.digest()
 
 
@@ -582,7 +573,7 @@ def test_the_whole_log_of_group_0_gives_the_state() -> None:
     node.command("b", InitProducer("billing"))
     node.settle()
     meta = MetaState()
-    replay(meta, ((batch.header, memoryview(batch.to_bytes())) for batch in node.logs[META_GROUP]))
+    replay(meta, node.logs[META_GROUP])
     assert meta.digest() == node.driver.meta.digest()
 
 

@@ -13,18 +13,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from logd.meta.commands import AlterTopic, Command, CreateTopic, DeleteTopic, InitProducer
 from logd.meta.state import META_GROUP, MetaState
-from logd.raft.single import EntryId
-from logd.replica.driver import CreateGroup, DriverOptions, replay
+from logd.raft.types import INITIAL_HARD_STATE, HardState
+from logd.replica.driver import CreateGroup, DriverOptions
 from logd.replica.producers import ProducerTable
-from logd.store.format import HardState
+from logd.replica.restore import decode_checkpoint
 from logd.store.round import Append, Remove, RoundEntry, SetHardState, SetStart
 from tests.replica.harness import (
+    ALONE,
     TOPIC_ID,
     FakeRoom,
     Harness,
     batch_of,
     check_log,
     empty_log,
+    recovered_log,
+    replay,
     start_after,
 )
 from wire.errors import DiskFull, LogdError
@@ -56,7 +59,7 @@ class Disk:
                 case SetStart(group, start) if start.index == 0:
                     assert group not in self.logs, "a group is made once"
                     self.logs[group] = []
-                    self.hard_states[group] = HardState(0, "", 0)
+                    self.hard_states[group] = INITIAL_HARD_STATE
                 case SetStart(group):
                     assert group in self.logs, "a start does not bring a removed group back"
                 case Append(group, batch):
@@ -64,7 +67,7 @@ class Disk:
                     self.logs[group].append(batch)
                 case SetHardState(group, hard_state):
                     assert hard_state.term > self.hard_states[group].term
-                    self.hard_states[group] = hard_state
+                    self.hard_states[group] = HardState(hard_state.term, hard_state.vote, hard_state.commit)
                 case Remove(group):
                     del self.logs[group]
                     del self.hard_states[group]
@@ -108,24 +111,22 @@ class DriverMachine(RuleBasedStateMachine):
         clock = self.node
         meta = MetaState()
         meta_log = self.disk.logs.get(META_GROUP, [])
-        replay(meta, ((batch.header, memoryview(batch.to_bytes())) for batch in meta_log))
+        replay(meta, meta_log)
         self.node = Harness(OPTIONS, meta)
         self.node.wall_ms, self.node.monotonic_ms = clock.wall_ms, clock.monotonic_ms
         self.taken = {}
         self.seen = 0
         for group, log in self.disk.logs.items():
-            state = empty_log(group, hard_state=self.disk.hard_states[group])
-            if log:
-                last = log[-1].header
-                state = state._replace(
-                    last=EntryId(last.index, last.term),
-                    next_offset=last.next_offset,
-                    chain=last.chain,
-                    append_timestamp=last.append_timestamp,
-                )
-            self.node.logs[group] = list(log)
-            producers = self.node.driver.open_group(state)
+            producers = self.node.driver.new_producer_table()
             fill(producers, [batch.header for batch in log])
+            hard_state = self.disk.hard_states[group]
+            if hard_state.term:
+                end = start_after(log[-1].header if log else None).end
+                state = recovered_log(group, end, hard_state._replace(commit=end.index), producers)
+            else:
+                state = empty_log(group, producers)
+            self.node.logs[group] = list(log)
+            self.node.driver.open_group(state)
         self.node.driver.reconcile()
 
     def finish(self) -> None:
@@ -352,11 +353,13 @@ class DriverMachine(RuleBasedStateMachine):
             return
         meta = MetaState()
         log = self.disk.logs.get(META_GROUP, [])
-        replay(meta, ((batch.header, memoryview(batch.to_bytes())) for batch in log))
+        replay(meta, log)
         assert meta.digest() == self.node.driver.meta.digest()
         for group in self.node.driver.groups():
             live = self.node.driver.new_producer_table()
-            index, table = self.node.driver.producers_of(group) or (0, b"")
+            index, checkpoint = self.node.driver.producers_of(group) or (0, b"")
+            table, configuration = decode_checkpoint(checkpoint)
+            assert configuration == ALONE
             live.restore(table)
             assert index == len(self.disk.logs[group])
             rebuilt = self.node.driver.new_producer_table()
