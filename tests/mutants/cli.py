@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", metavar="FILE", help="with --run: keep the reports")
     parser.add_argument("--first-seed", type=int, default=1, help="with --by-simulator: where to begin")
     parser.add_argument("--seeds", type=int, default=100, help="with --by-simulator: give a mutant up after so many")
-    parser.add_argument("--seconds", type=int, default=60, help="with --by-simulator: simulated, of each seed")
+    parser.add_argument("--seconds", type=float, default=60.0, help="with --by-simulator: simulated, of each seed")
     options = parser.parse_args(arguments)
     try:
         mutants = [find_mutant(name) for name in options.names] or list(MUTANTS)

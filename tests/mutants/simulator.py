@@ -1,31 +1,34 @@
 """Mutants against the simulator alone: which seed notices, and after how many simulated seconds.
 
-For: `python -m tests.mutants --by-simulator`. Must not know: what the simulator checks. The one idea: a seed is a
-process (`python -m tests.sim --seed N` with LOGD_MUTANT set), and what it finds is kept in `kills.json`, so that a
-later run begins with the seed that killed before.
+For: `python -m tests.mutants --by-simulator`. Must not know: what the simulator checks. The one idea: a seed kills a
+mutant if it fails with it and passes without; the first such seed is kept in `kills.json`, and a later run begins with
+it, so that a simulator that became blind is noticed at once.
 """
 
 import json
+import multiprocessing
 import os
-import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from tests.mutants.hook import VARIABLE
+from tests.mutants.hook import VARIABLE, install_from_environment
 from tests.mutants.mutant import ROOT, Mutant
 
 KILLS: Final = Path(__file__).with_name("kills.json")
 """By mutant: the seed that kills it."""
 
-REAL_SECONDS_MAX: Final = 600.0
+REAL_SECONDS_MAX: Final = 300.0
 """For one seed: a bug may well make a cluster spin."""
 
-PASSES: Final = 0
-FINDS: Final = 1
+NICENESS: Final = 10
+"""This takes long, and nobody waits for it."""
+
+VERDICTS: Final = ("Violation", "SafetyViolation", "AssertionError", "WrongEntry", "CorruptBatch", "JournalLost")
+"""How a run ends that has noticed something. A `TypeError` notices a broken mutant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,10 @@ class Kill:
 
     seed: int
     simulated_seconds: float
+    """Of the run, until it failed."""
+    seeds_tried: int
     finding: str
-    """The simulator's first line about it."""
+    """The simulator's line about it."""
 
 
 def read_kills() -> dict[str, Kill]:
@@ -48,71 +53,122 @@ def read_kills() -> dict[str, Kill]:
 def write_kills(kills: dict[str, Kill]) -> None:
     """Keep it, in the order of names, so that differences can be read."""
     fields = {name: asdict(kill) for name, kill in sorted(kills.items())}
-    KILLS.write_text(json.dumps(fields, indent=2) + "\n")
+    KILLS.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
 
 
-class SimulatorBroken(Exception):
-    """The simulator ended in a way that is no verdict."""
+class Seen(NamedTuple):
+    """What became of one seed."""
+
+    seed: int
+    failure: str
+    """Empty if it passed."""
+    simulated_seconds: float
+
+    @property
+    def is_verdict(self) -> bool:
+        return self.failure.partition(":")[0] in VERDICTS
 
 
-def run_seed(mutant: str, seed: int, seconds: int) -> Kill | None:
-    """One seed with a mutant ("" for none); None if the simulator found nothing. Raises SimulatorBroken."""
-    command = [sys.executable, "-m", "tests.sim", "--seed", str(seed), "--seconds", str(seconds)]
-    environment = {**os.environ, VARIABLE: mutant}
+def _child(name: str, seeds: Sequence[int], seconds: float, answers: Connection) -> None:
+    """Run seeds in this process, which has imported nothing of logd yet, up to the first that fails."""
+    os.nice(NICENESS)
+    os.chdir(ROOT)
+    os.environ[VARIABLE] = name
+    finder = install_from_environment()
+    from tests.sim.cluster import Options, simulate
+
+    assert finder is None or finder.is_applied, "the simulator does not import what the mutant changes"
+    for seed in seeds:
+        result = simulate(Options(seed, seconds))
+        answers.send(Seen(seed, result.failure, result.simulated_us / 1e6))
+        if result.failure:
+            return
+
+
+def run_seeds(name: str, seeds: Sequence[int], seconds: float) -> Iterator[Seen]:
+    """Seeds with a mutant ("" for none), one after the other, up to the first that fails. In a process of their own."""
+    present = [module for module in sys.modules if module.partition(".")[0] == "logd"]
+    assert not present, f"{present[0]} was imported before any mutant"
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(name, seeds, seconds, there))
+    process.start()
+    there.close()
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=REAL_SECONDS_MAX, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return Kill(seed, 0.0, f"no end after {REAL_SECONDS_MAX:.0f} s")
-    if done.returncode == PASSES:
+        for seed in seeds:
+            try:
+                if not here.poll(REAL_SECONDS_MAX):
+                    yield Seen(seed, f"Violation: no end after {REAL_SECONDS_MAX:.0f} s", 0.0)
+                    return
+                seen: Seen = here.recv()
+            except EOFError:
+                yield Seen(seed, "the process of the simulator died", 0.0)
+                return
+            yield seen
+            if seen.failure:
+                return
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+
+
+class Search:
+    """Looks for seeds that kill. Remembers which seeds fail without any mutant: those prove nothing."""
+
+    def __init__(self, seconds: float, say: Callable[[str], None]) -> None:
+        self._seconds = seconds
+        self._say = say
+        self._without: dict[int, str] = {}
+
+    def failure_without(self, seed: int) -> str:
+        """How a seed fails without a mutant; empty if it passes."""
+        if seed not in self._without:
+            (seen,) = run_seeds("", [seed], self._seconds)
+            self._without[seed] = seen.failure
+            if seen.failure:
+                self._say(f"  seed {seed} fails without a mutant: {seen.failure[:160]}")
+        return self._without[seed]
+
+    def find(self, mutant: Mutant, seeds: Sequence[int]) -> Kill | None:
+        """The first seed that kills a mutant; None if none does."""
+        left = list(seeds)
+        tried = 0
+        while left:
+            for seen in run_seeds(mutant.name, left, self._seconds):
+                tried += 1
+                left.remove(seen.seed)
+            if not seen.failure:
+                break
+            if not seen.is_verdict:
+                self._say(f"  seed {seen.seed} ends with {seen.failure[:160]}")
+            elif not self.failure_without(seen.seed):
+                return Kill(seen.seed, seen.simulated_seconds, tried, seen.failure[:200])
         return None
-    text = done.stdout + done.stderr
-    if done.returncode != FINDS or not text.strip():
-        raise SimulatorBroken(f"{' '.join(command)} ended with {done.returncode}:\n{text}")
-    return Kill(seed, _simulated_seconds(text), _finding(text))
-
-
-def _simulated_seconds(text: str) -> float:
-    found = re.search(r"\bat (\d+(?:\.\d+)?) (?:simulated )?s\b", text)
-    return float(found[1]) if found else 0.0
-
-
-def _finding(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200]
-
-
-def _seeds(known: Kill | None, first_seed: int, seeds: int) -> Iterator[int]:
-    if known is not None:
-        yield known.seed
-    for seed in range(first_seed, first_seed + seeds):
-        if known is None or seed != known.seed:
-            yield seed
 
 
 def run_by_simulator(
-    mutants: Sequence[Mutant], first_seed: int, seeds: int, seconds: int, say: Callable[[str], None]
+    mutants: Sequence[Mutant], first_seed: int, seeds: int, seconds: float, say: Callable[[str], None]
 ) -> int:
-    """Try seeds until one kills, for every mutant; the table is written after each. Returns the exit code."""
-    kills = read_kills()
+    """Try seeds until one kills, for every mutant; the file is written after each. Returns the exit code."""
+    search = Search(seconds, say)
     survivors = 0
     for mutant in mutants:
         mutant.check()
-        tried = 0
-        found = None
-        for seed in _seeds(kills.get(mutant.name), first_seed, seeds):
-            tried += 1
-            found = run_seed(mutant.name, seed, seconds)
-            if found is not None:
-                break
+        known = read_kills().get(mutant.name)
+        wanted = list(range(first_seed, first_seed + seeds))
+        if known is not None:
+            wanted = [known.seed, *(seed for seed in wanted if seed != known.seed)]
+        found = search.find(mutant, wanted)
+        # Read again: other runs may write it too.
+        kills = read_kills()
         if found is None:
             survivors += 1
             kills.pop(mutant.name, None)
-            say(f"{mutant.name:44} survived {tried} seeds")
+            say(f"{mutant.name:44} survives {len(wanted)} seeds")
         else:
             kills[mutant.name] = found
-            say(f"{mutant.name:44} seed {found.seed} ({tried} tried): {found.finding}")
+            say(f"{mutant.name:44} seed {found.seed} after {found.simulated_seconds:.1f} s: {found.finding[:120]}")
         write_kills(kills)
     say(f"{len(mutants) - survivors} of {len(mutants)} killed by the simulator alone")
     return 1 if survivors else 0
