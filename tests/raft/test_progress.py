@@ -210,6 +210,15 @@ def test_replication_moves_on_with_what_is_sent_until_the_inflights_are_full() -
     assert (replica.is_paused, replica.next_index, replica.inflights.bytes) == (True, 8, 200)
 
 
+def test_a_message_is_in_flight_until_its_last_entry_is_answered() -> None:
+    replica = progress(REPLICATE, 3, 4)
+    replica.sent_entries(3, 100)
+    replica.inflights.free_up_to(5)
+    assert replica.inflights.count == 1
+    replica.inflights.free_up_to(6)
+    assert replica.inflights.count == 0
+
+
 def test_a_message_without_entries_is_not_in_flight_but_waits_for_room() -> None:
     replica = progress(REPLICATE, 3, 4, messages_max=1)
     replica.sent_entries(0, 0)

@@ -99,6 +99,7 @@ def test_who_is_no_voter_does_not_count() -> None:
 
 def test_an_empty_half_never_stands_in_the_way_6() -> None:
     nothing = dict[str, int]()
+    assert UNBOUNDED == 2**64 - 1
     assert committed_index((), nothing.get) == UNBOUNDED
     assert joint_committed_index(Configuration(), nothing.get) == UNBOUNDED
     assert joint_committed_index(Configuration(frozenset({"node-1"})), {"node-1": 3}.get) == 3
