@@ -59,7 +59,8 @@ def _answer_the_past(group: "Group", message: Message) -> None:
         # With a pre-vote, or a quorum checked, this replica cannot raise the sender's term by campaigning: a leader
         # of the past would talk to it for ever. The answer's term deposes it.
         if group.options.check_quorum or group.options.pre_vote:
-            group.send(Message(MessageType.APPEND_RESPONSE, to=message.sender))
+            answer = Message(MessageType.APPEND_RESPONSE, to=message.sender)
+            group.send(replication.with_condition(group, answer))
     elif message.type is MessageType.PRE_VOTE_REQUEST:
         # Likewise for a pre-candidate that waits for answers in a term that is over.
         group.send(Message(MessageType.PRE_VOTE_RESPONSE, to=message.sender, term=group.term, reject=True))
@@ -185,7 +186,11 @@ def on_transfer(group: "Group", message: Message) -> None:
     """The leader hands over to `sender`, when that holds the whole log (thesis 3.10)."""
     to = message.sender
     progress = group.progress.get(to)
-    if progress is None or progress.is_learner or progress.admission or to in (group.transfer_to, group.node):
+    if progress is None or progress.is_learner or progress.admission or to == group.transfer_to:
+        return
+    if to == group.node:
+        # It stays with whom it is: a transfer that is under way is given up.
+        group.transfer_to = NOBODY
         return
     # It has an election timeout's time; until then no proposal is taken, so that the log stands still.
     group.election_elapsed_ticks = 0

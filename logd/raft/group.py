@@ -10,7 +10,7 @@ Ongaro's thesis, "Consensus: Bridging Theory and Practice" ("thesis"). `docs/raf
 
 from typing import Any, Final, Protocol
 
-from logd.raft import election, replication
+from logd.raft import election, reads, replication
 from logd.raft.configuration import change_of, reconcile_progress
 from logd.raft.log import RaftLog
 from logd.raft.progress import Inflights, Progress, ProgressState
@@ -224,7 +224,9 @@ class Group:
             if self.options.check_quorum:
                 self.step(Message(MessageType.CHECK_QUORUM, sender=self.node))
             # A transfer that took an election timeout is given up (thesis 3.10).
-            self.transfer_to = NOBODY
+            if self.transfer_to:
+                self.transfer_to = NOBODY
+                replication.maybe_leave_joint(self)
         if self.role is Role.LEADER and self.heartbeat_elapsed_ticks >= self.options.heartbeat_ticks:
             self.heartbeat_elapsed_ticks = 0
             self.step(Message(MessageType.BEAT, sender=self.node))
@@ -492,6 +494,7 @@ class Group:
             for name in self.progress:
                 if name != self.node:
                     replication.maybe_send_append(self, name, if_empty=False)
+        reads.answer_confirmed(self)
         if self.transfer_to not in configuration.voters | configuration.voters_outgoing:
             self.transfer_to = NOBODY
 

@@ -61,12 +61,11 @@ class ReadQueue:
 
 def on_read_index(group: "Group", message: Message) -> None:
     """A leader is asked for a read index."""
-    if group.is_singleton:
-        _answer(group, message, group.log.commit)
-    elif len(group.reads) >= group.options.read_requests_max:
+    if len(group.reads) >= group.options.read_requests_max:
         raise ProposalDropped("too many reads wait for confirmation")
-    elif not group.has_committed_in_term:
-        # It may not know yet what its predecessors have committed (section 8).
+    if not group.has_committed_in_term:
+        # It may not know yet what its predecessors have committed (section 8): not even alone, for the commit in the
+        # hard state may be older than what was acknowledged before a restart.
         group.reads.early.append(message)
     else:
         _begin(group, message)
@@ -80,7 +79,7 @@ def release_early(group: "Group") -> None:
 
 
 def _begin(group: "Group", message: Message) -> None:
-    if group.options.read_mode is ReadMode.LEASE:
+    if group.is_singleton or group.options.read_mode is ReadMode.LEASE:
         _answer(group, message, group.log.commit)
         return
     group.reads.waiting.append((message, group.log.commit))
@@ -93,6 +92,11 @@ def on_confirmation(group: "Group", member: str, context: bytes) -> None:
     if not context or group.options.read_mode is not ReadMode.QUORUM:
         return
     group.reads.acknowledge(member, context)
+    answer_confirmed(group)
+
+
+def answer_confirmed(group: "Group") -> None:
+    """Answer what a majority has confirmed: also when the configuration changed, and with it what a majority is."""
     for request, index in group.reads.take_confirmed(group.configuration):
         _answer(group, request, index)
 

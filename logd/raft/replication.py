@@ -38,6 +38,7 @@ def on_propose(group: "Group", message: Message) -> None:
         raise ProposalDropped("this replica was removed from the group")
     if group.transfer_to:
         raise ProposalDropped(f"leadership is on its way to {group.transfer_to}")
+    pending_before = group.pending_change_index
     for place, entry in enumerate(message.entries):
         if entry.change is None:
             continue
@@ -48,6 +49,7 @@ def on_propose(group: "Group", message: Message) -> None:
         else:
             group.pending_change_index = group.log.last_index + 1 + place
     if not append(group, message.entries):
+        group.pending_change_index = pending_before
         raise ProposalDropped("too much waits to be committed")
     send_appends(group)
 
@@ -292,16 +294,17 @@ def on_append(group: "Group", message: Message) -> None:
     response = Message(
         MessageType.APPEND_RESPONSE, message.sender, index=message.index, reject=True, reject_hint=hint, log_term=term
     )
-    group.send(_with_condition(group, response))
+    group.send(with_condition(group, response))
 
 
 def _accept(group: "Group", to: str, index: int) -> None:
     """Answer that the log is the leader's up to `index`; it leaves when that is durable."""
     response = Message(MessageType.APPEND_RESPONSE, to=to, index=index, commit=group.log.commit)
-    group.send(_with_condition(group, response))
+    group.send(with_condition(group, response))
 
 
-def _with_condition(group: "Group", message: Message) -> Message:
+def with_condition(group: "Group", message: Message) -> Message:
+    """Every answer to a leader says if this replica lost something: what does not say so clears it of that."""
     if not group.is_damaged and not group.admission:
         return message
     return message._replace(is_damaged=group.is_damaged, admission=group.admission, last_index=group.log.last_index)
@@ -318,7 +321,7 @@ def on_heartbeat(group: "Group", message: Message) -> None:
     response = Message(
         MessageType.HEARTBEAT_RESPONSE, to=message.sender, commit=group.log.commit, context=message.context
     )
-    group.send(_with_condition(group, response))
+    group.send(with_condition(group, response))
 
 
 def on_snapshot(group: "Group", message: Message) -> None:
@@ -373,10 +376,14 @@ def on_applied(group: "Group", message: Message) -> None:
 
 def _applied_to(group: "Group", index: int, size_bytes: int) -> None:
     group.log.applied_to(max(index, group.log.applied), size_bytes)
-    if group.role is Role.LEADER and group.configuration.auto_leave and index >= group.pending_change_index:
-        # The joint configuration is in force: leave it, without being asked (thesis 4.3).
+    maybe_leave_joint(group)
+
+
+def maybe_leave_joint(group: "Group") -> None:
+    """Leave a joint configuration that is in force, without being asked, if it is one to be left so (thesis 4.3)."""
+    if group.role is Role.LEADER and group.configuration.auto_leave and group.log.applied >= group.pending_change_index:
         change = Entry(0, 0, EntryKind.CONFIGURATION, change=ConfigurationChange())
-        # Dropped while a transfer is under way: the next leader, or the next entry applied here, tries again.
+        # Dropped while a transfer is under way: the next leader tries again, or this one when the transfer failed.
         with contextlib.suppress(ProposalDropped):
             group.step(Message(MessageType.PROPOSE, sender=group.node, entries=(change,)))
 
