@@ -6,7 +6,6 @@ are all that is needed to see it again.
 """
 
 import gc
-import hashlib
 import traceback
 from dataclasses import dataclass, field, replace
 from typing import Final, TextIO
@@ -18,12 +17,11 @@ from tests.sim.clock import SECOND, Clock
 from tests.sim.faults import CLASSES, Faults, drawn_classes
 from tests.sim.invariants import Invariants, Violation
 from tests.sim.network import Network
-from tests.sim.node import KIB, Life, Machine, Placement, World
+from tests.sim.node import KIB, Life, Machine, Placement, World, read_log
 from tests.sim.reachable import reachable
 from tests.sim.trace import Trace
 from tests.sim.workload import Workload
 from wire.errors import CorruptBatch
-from wire.record import check_alone, split_batches
 
 ELECTION_TIMEOUT_US: Final = 1 * SECOND
 # "Faults off on a quorum: must commit a new record within 10 election timeouts and converge": C.12.
@@ -254,23 +252,13 @@ class Cluster:
 
     def _digest_of(self, life: Life, group: int, first: int) -> str:
         """The SHA-256 of a replica's bytes; empty where it says that it cannot read what was damaged."""
-        log = life.store.groups[group]
-        digest = hashlib.sha256()
-        index = first
         try:
-            while index <= log.written.index:
-                result = log.plan_read_index(index, log.written.index + 1, 64 * KIB).run()
-                assert result is not None
-                for raw in split_batches(result.batches):
-                    check_alone(raw)
-                digest.update(result.batches)
-                index = result.next_index
+            return read_log(life.store.groups[group], first).hex()
         except CorruptBatch:
             if not life.machine.had_damage:
                 raise
             reachable("latent damage is found at the end")
             return ""
-        return digest.hexdigest()
 
 
 def simulate(options: Options, out: TextIO | None = None) -> Result:

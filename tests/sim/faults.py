@@ -15,10 +15,11 @@ from typing import Final
 
 from tests.sim.chance import chance_of
 from tests.sim.clock import MILLISECOND, SECOND
-from tests.sim.node import DIRECTORY, Machine, World
+from tests.sim.node import DIRECTORY, Life, Machine, World, read_log
 from tests.sim.reachable import reachable
 from tests.sim.workload import Workload
 from tests.support.fake_files import SECTOR_BYTES
+from wire.errors import CorruptBatch
 
 CLASSES: Final = (
     "loss",
@@ -47,6 +48,7 @@ CLASSES: Final = (
 LOSS_MAX: Final = 0.3
 REPEAT_MAX: Final = 0.5
 DRIFT_MAX: Final = 0.1
+REPAIR_CHECK_US: Final = 2 * SECOND
 
 
 def drawn_classes(seed: int) -> tuple[str, ...]:
@@ -103,6 +105,7 @@ class Faults:
 
     def start(self) -> None:
         """Begin with everything that is on."""
+        self.world.clock.after(REPAIR_CHECK_US, self._look_for_repairs)
         for name in self.classes:
             chance = self._chances[name]
             if name in self._starters:
@@ -314,6 +317,34 @@ class Faults:
                 return False
         return is_member
 
+    def _look_for_repairs(self) -> None:
+        """Find out which damaged replicas are whole again, so that others may be damaged."""
+        self.world.clock.after(REPAIR_CHECK_US, self._look_for_repairs)
+        replicas = self.world.invariants.replicas
+        for machine in self.machines:
+            life = machine.life
+            if life is None or machine.is_paused:
+                continue
+            for group, replica in replicas[machine.name].items():
+                if replica.is_impaired and self._is_whole(life, group, replica.impaired_until):
+                    self.world.invariants.on_repaired(machine.name, group)
+                    self.world.trace.line(f"{self.world.clock.now} {machine.name} repaired {group}")
+
+    def _is_whole(self, life: Life, group: int, index: int) -> bool:
+        log = life.store.groups.get(group)
+        if log is None or not life.driver.knows(group):
+            # Nothing is here, and nothing was promised for nothing.
+            return log is None and not index
+        core = life.driver.core(group)
+        is_known = log.floor is None and not log.damage and log.is_start_readable and log.hard_state is not None
+        if not is_known or core.admission or core.is_damaged or log.written.index < index:
+            return False
+        try:
+            read_log(log, log.start.index + 1)
+        except (CorruptBatch, OSError):
+            return False
+        return True
+
     def _damage(self, chance: Random) -> tuple[Machine, str, int] | None:
         """A machine and a place on its disk that may be damaged; the process is down, and starts on it."""
         machine = self._any(chance)
@@ -331,6 +362,7 @@ class Faults:
         machine.start_later()
         if not size:
             return None
+        machine.had_damage = True
         self.world.invariants.on_damaged(machine.name)
         self.workload.may_forget_producers = True
         return machine, path, size

@@ -56,8 +56,12 @@ class _Replica:
     term: int = 0
     commit: int = 0
     applied: int = 0
+    configuration: Any = None
+    """As it was seen last: what is committed now may have been counted by it."""
     is_impaired: bool = False
     """It lost what it promised, and did not get all of it back yet."""
+    impaired_until: int = 0
+    """The last index that it must hold again."""
 
 
 @dataclass(slots=True)
@@ -205,6 +209,7 @@ class Invariants:
         """A process ended; what its disk holds is found out when it starts again."""
         for replica in self.replicas[node].values():
             replica.seen = ()
+            replica.configuration = None
             replica.term = replica.commit = replica.applied = 0
 
     def on_wiped(self, node: str) -> None:
@@ -213,12 +218,20 @@ class Invariants:
             replica.log, replica.taken, replica.durable = [], [], []
             replica.hard_state = None
             replica.start_index = 0
-            replica.is_impaired = True
+        self.on_damaged(node)
 
     def on_damaged(self, node: str) -> None:
         """Bytes on this node's disk were changed behind its back: it may come back with less than it promised."""
         for replica in self.replicas[node].values():
             replica.is_impaired = True
+            replica.impaired_until = max(replica.impaired_until, len(replica.held))
+
+    def on_repaired(self, node: str, group: int) -> None:
+        """It holds again all that it ever promised: nothing is forgiven from here on."""
+        replica = self.replicas[node][group]
+        reachable("an impaired replica is whole again")
+        replica.is_impaired = False
+        replica.impaired_until = 0
 
     def on_open(self, node: str, store: Store, driver: Driver, events: Sequence[Event]) -> None:
         """A process recovered: it must have what it promised, or say that it lost it."""
@@ -295,6 +308,7 @@ class Invariants:
             if seen != replica.seen:
                 before, replica.seen = replica.seen, seen
                 self._on_change(node, group, replica, raft, before)
+                replica.configuration = raft.configuration
 
     def _on_change(self, node: str, group: int, replica: _Replica, raft: Any, before: tuple[Any, ...]) -> None:
         truth = self.groups[group]
@@ -397,17 +411,20 @@ class Invariants:
         self.commits += 1
 
     def _check_majority(self, node: str, group: int, raft: Any, commit: int, place: Place) -> None:
-        configuration = getattr(raft, "configuration", None)
-        if configuration is None:
-            halves: list[Sequence[str]] = [(node,)]
-        else:
-            halves = [sorted(configuration.voters), sorted(configuration.voters_outgoing)]
-        for voters in halves:
-            if not voters:
-                continue
+        """By the configuration now, or as it was before the step: the change itself may be what was committed."""
+        before = self.replicas[node][group].configuration
+        configurations = [raft.configuration] if before is None else [before, raft.configuration]
+        if not any(self._is_on_majority(group, commit, place, known) for known in configurations):
+            voters = sorted(raft.configuration.voters | raft.configuration.voters_outgoing)
             holders = [voter for voter in voters if self._holds(voter, group, commit, place)]
-            if len(holders) * 2 <= len(voters):
-                raise Violation(f"group {group}: {node} commits {commit}, durable on {holders} of {list(voters)}")
+            raise Violation(f"group {group}: {node} commits {commit}, durable on {holders} of {voters}")
+
+    def _is_on_majority(self, group: int, index: int, place: Place, configuration: Any) -> bool:
+        for voters in (configuration.voters, configuration.voters_outgoing):
+            holders = sum(self._holds(voter, group, index, place) for voter in voters)
+            if voters and holders * 2 <= len(voters):
+                return False
+        return True
 
     def _holds(self, node: str, group: int, index: int, place: Place) -> bool:
         held = self.replicas[node][group].held

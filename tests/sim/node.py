@@ -7,6 +7,7 @@ sockets and clocks are events here.
 """
 
 import errno
+import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,8 @@ from logd.store.errors import JournalFull, JournalLost, ReadOutdated, StoreRefus
 from logd.store.events import Event
 from logd.store.format import Start
 from logd.store.jobs import Job
-from logd.store.round import Round, RoundEntry, SetHardState, SetStart
+from logd.store.log import Log
+from logd.store.round import Round, RoundEntry, SetStart
 from logd.store.store import Store
 from tests.sim.clock import MILLISECOND, SECOND, Clock
 from tests.sim.disk import Disk, DiskConditions
@@ -43,7 +45,7 @@ from tests.sim.reachable import reachable
 from tests.sim.trace import Trace
 from tests.support.fake_files import FakeFileSystem, SimulatedCrash
 from wire.errors import CorruptBatch, DiskFull, OffsetOutOfRange
-from wire.record import HEADER_BYTES, BatchHeader, StampedBatch, decode_header, first_chain, split_batches
+from wire.record import HEADER_BYTES, BatchHeader, StampedBatch, check_alone, decode_header, first_chain, split_batches
 from wire.types import Acks
 
 KIB: Final = 1 << 10
@@ -71,6 +73,7 @@ STORE_OPTIONS: Final = StoreOptions(
     allocation_bytes_max=16 * KIB,
 )
 RETRY_SECONDS: Final = 0.25
+READ_BYTES: Final = 64 * KIB
 BATCHES_PER_RANGE_MIN: Final = 2
 RANGE_US_MIN: Final = 100
 RANGE_US_MAX: Final = 2 * MILLISECOND
@@ -171,8 +174,6 @@ class Machine:
         self.had_damage = False
         """Something on its disk was changed behind its back, or the disk was lost."""
         self.events: list[Event] = []
-        self.unadmitted: dict[int, None] = {}
-        """Groups whose replica here was made anew and has not been admitted yet: what the store should remember."""
         self._driver_chance = driver_chance
         self._starts = 0
 
@@ -241,7 +242,7 @@ class Machine:
         except SimulatedCrash:
             reachable("crash while recovering")
             self.power_cut()
-        except (StoreRefused, JournalLost) as error:
+        except (StoreRefused, JournalLost, CorruptBatch) as error:
             # What an operator does about it: the replicas come back from the others.
             self.trace(f"refused {error.code}")
             reachable("a data directory beyond recovery is wiped")
@@ -299,7 +300,6 @@ class Machine:
         self._replace_files(FakeFileSystem(capacity_bytes=capacity))
         self.is_wiped = True
         self.had_damage = True
-        self.unadmitted.clear()
         self.world.invariants.on_wiped(self.name)
 
     def _replace_files(self, files: FakeFileSystem) -> None:
@@ -418,18 +418,15 @@ class Life:
         )
         for group, log in sorted(store.groups.items()):
             driver.adopt(group)
-            self._forget_hard_state(group)
+            if not log.is_start_readable:
+                reachable("a log whose start is lost")
+                driver.discard(group)
+                self._missing.append((group, True))
+                continue
             driver.open_group(recover(log, self.machine.name, driver.new_producer_table(), self._admission()))
             if group in self.world.wanted:
                 driver.want_voters(group, self.world.wanted[group])
         return driver
-
-    def _forget_hard_state(self, group: int) -> None:
-        """A replica that was made anew after a wipe has no hard state until it is admitted, also after a restart."""
-        log = self.store.groups.get(group)
-        if log is not None and group in self.machine.unadmitted:
-            log.hard_state = None
-            log.changed()
 
     def _admission(self) -> bytes:
         """A word that nobody drew before."""
@@ -530,9 +527,6 @@ class Life:
         def write() -> None:
             made.write()
             self.world.invariants.on_round_durable(self.machine.name, entries)
-            for entry in entries:
-                if type(entry) is SetHardState:
-                    self.machine.unadmitted.pop(entry.group, None)
 
         return write
 
@@ -542,8 +536,6 @@ class Life:
         made = self._round
         assert made is not None
         made.apply_durable()
-        for group in self.machine.unadmitted:
-            self._forget_hard_state(group)
         self._round = None
         self._settling.append(made)
         self.driver.on_durable()
@@ -574,7 +566,10 @@ class Life:
             self.driver.abandon_start(group, start)
         missing, self._missing = self._missing, []
         for group, was_here in missing:
-            self.create_group(group, was_here=was_here)
+            if group in self.store.groups and not self.driver.knows(group):
+                self._missing.append((group, was_here))  # it is on its way out
+            else:
+                self.create_group(group, was_here=was_here)
         self._retry_stuck()
 
     # --- Space --------------------------------------------------------------------------------------------------------
@@ -657,8 +652,6 @@ class Life:
                 self._missing.append((group, was_here))
                 return
             job.apply()
-            if was_here:
-                self.machine.unadmitted[group] = None
             producers = self.driver.new_producer_table()
             hard_state = None if was_here else INITIAL_HARD_STATE
             admission = self._admission() if was_here else b""
@@ -830,6 +823,20 @@ class Life:
         """Ask the leader, if this is it, to hand its leadership over."""
         self.driver.transfer(group, to)
         self.step()
+
+
+def read_log(log: Log, first_index: int) -> bytes:
+    """The SHA-256 of a replica's bytes from an index on. Raises CorruptBatch, OSError."""
+    digest = hashlib.sha256()
+    index = first_index
+    while index <= log.written.index:
+        result = log.plan_read_index(index, log.written.index + 1, READ_BYTES).run()
+        assert result is not None
+        for raw in split_batches(result.batches):
+            check_alone(raw)
+        digest.update(result.batches)
+        index = result.next_index
+    return digest.digest()
 
 
 def _stamped(raw: memoryview) -> StampedBatch:

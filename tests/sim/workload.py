@@ -31,7 +31,7 @@ from wire.record import BatchHeader, check_alone, check_produced, encode_batch, 
 
 WINDOW_MAX: Final = 4
 PRODUCERS_PER_GROUP: Final = 3
-TIMEOUT_US: Final = 1500 * MILLISECOND
+TIMEOUT_US: Final = 700 * MILLISECOND
 SWEEP_US: Final = 50 * MILLISECOND
 BACKOFF_US_MAX: Final = 150 * MILLISECOND
 CLIENT_DELAY_US_MIN: Final = 100
@@ -319,8 +319,17 @@ class Workload:
                 self._leaders[pending.group] = leader
             else:
                 self._try_another(pending.group)
-        elif outcome.code not in ("SequenceGap", "Overloaded"):
+        elif outcome.code == "SequenceGap":
+            # One ahead of it was lost on the way: that one first, and now.
+            pending.try_at_us = self.world.clock.now + TIMEOUT_US
+            first = self._producer_of(pending).window[0]
+            first.try_at_us = min(first.try_at_us, self.world.clock.now + BACKOFF_US_MAX)
+        elif outcome.code != "Overloaded":
             self._try_another(pending.group)
+
+    def _producer_of(self, pending: Pending) -> Producer:
+        producer_id = pending.header.producer_id
+        return next(known for known in self._producers[pending.group] if known.producer_id == producer_id)
 
     def _check_old(self, pending: Pending) -> None:
         """It was said to be appended so long ago that its place is forgotten: then it is committed."""
@@ -336,7 +345,7 @@ class Workload:
     def _on_forgotten(self, pending: Pending) -> None:
         """The group does not know this producer, which wrote to it before or is not first in its window."""
         header = pending.header
-        producer = next(p for p in self._producers[pending.group] if p.producer_id == header.producer_id)
+        producer = self._producer_of(pending)
         self._back_off(pending)
         self._try_another(pending.group)
         if producer.window[0] is not pending:
@@ -363,10 +372,9 @@ class Workload:
         if pending.expected_offset is not None:
             self._conditional[pending.group] = None
             return
-        for producer in self._producers[pending.group]:
-            if producer.producer_id == pending.header.producer_id:
-                producer.times_forgotten = 0
-                producer.window = [known for known in producer.window if known is not pending]
+        producer = self._producer_of(pending)
+        producer.times_forgotten = 0
+        producer.window = [known for known in producer.window if known is not pending]
 
     # --- Reads --------------------------------------------------------------------------------------------------------
 
