@@ -179,9 +179,9 @@ class Stage:
 
     # --- Who is there -------------------------------------------------------------------------------------------------
 
-    def add(self, name: str, options: GroupOptions, snapshot: Snapshot) -> Replica:
-        """A replica whose log begins behind `snapshot`, with nothing else."""
-        disk = Disk(snapshot, INITIAL_HARD_STATE if not snapshot.index else HardState(0, NOBODY, snapshot.index))
+    def add(self, name: str, options: GroupOptions, snapshot: Snapshot, term: int) -> Replica:
+        """A replica whose log begins behind `snapshot`, and that has not voted in `term`."""
+        disk = Disk(snapshot, HardState(term, NOBODY, snapshot.index))
         return self._start(name, options, disk, Recovered(snapshot, hard_state=disk.hard_state))
 
     def _start(self, name: str, options: GroupOptions, disk: Disk, recovered: Recovered) -> Replica:
@@ -324,7 +324,8 @@ class Stage:
                 configuration = replica.group.apply_change(entry.change)
                 replica.configurations[entry.index] = configuration
             replica.applied = Snapshot(entry.index, entry.term, configuration)
-            replica.group.offer_snapshot(replica.applied)
+            if not replica.options.snapshot_is_start:
+                replica.group.offer_snapshot(replica.applied)
 
     def compact(self, replica: Replica, index: int) -> None:
         """Give up the log up to and including `index`, which is applied."""
@@ -428,10 +429,6 @@ def lost_hard_state(admission: bytes) -> Callable[[Recovered], Recovered]:
     return lambda recovered: replace(recovered, hard_state=None, admission=admission)
 
 
-def wiped(admission: bytes) -> Callable[[Recovered], Recovered]:
+def lost_everything(admission: bytes) -> Callable[[Recovered], Recovered]:
     """A damage: everything is gone."""
     return lambda recovered: Recovered(EMPTY_LOG, hard_state=None, admission=admission)
-
-
-def members(voters: Iterable[str] = (), learners: Iterable[str] = ()) -> Configuration:
-    return Configuration(frozenset(voters), learners=frozenset(learners))

@@ -440,7 +440,7 @@ class Interaction:
                     raise UnknownDirective(case)
         snapshot = Snapshot(index, 1, configuration) if index else EMPTY_LOG
         for _ in range(int(case.arguments[0].key)):
-            self.stage.add(str(len(self.stage.replicas) + 1), options, snapshot)
+            self.stage.add(str(len(self.stage.replicas) + 1), options, snapshot, term=0)
 
     def compact(self, case: Case) -> None:
         self.stage.compact(self.replica(case), int(case.arguments[1].key))
