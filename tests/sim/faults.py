@@ -49,6 +49,9 @@ LOSS_MAX: Final = 0.3
 REPEAT_MAX: Final = 0.5
 DRIFT_MAX: Final = 0.1
 REPAIR_CHECK_US: Final = 2 * SECOND
+FIRST_US_MIN: Final = SECOND // 2
+FIRST_US_MAX: Final = 8 * SECOND
+RETRY_US: Final = SECOND
 
 
 def drawn_classes(seed: int) -> tuple[str, ...]:
@@ -111,7 +114,7 @@ class Faults:
             if name in self._starters:
                 self._starters[name](chance)
             else:
-                self._schedule(name)
+                self._schedule(name, chance.randrange(FIRST_US_MIN, FIRST_US_MAX))
 
     def stop(self) -> None:
         """Take everything back: whole network, free and quick disks, true clocks, every machine up."""
@@ -140,19 +143,21 @@ class Faults:
         }
         return {name: of_network.get(name, count) for name, count in self.fired.items()}
 
-    def _schedule(self, name: str) -> None:
-        _, interval_us = self._events[name]
-        delay_us = int(self._chances[name].expovariate(1.0) * interval_us) + 200 * MILLISECOND
+    def _schedule(self, name: str, delay_us: int) -> None:
         self.world.clock.after(delay_us, self._happen, name)
 
     def _happen(self, name: str) -> None:
         if self.is_over:
             return
-        action, _ = self._events[name]
+        chance = self._chances[name]
+        action, interval_us = self._events[name]
         self.world.trace.line(f"{self.world.clock.now} fault {name}")
-        if action(self._chances[name]):
+        if action(chance):
             self.fired[name] += 1
-        self._schedule(name)
+            self._schedule(name, int(chance.expovariate(1.0) * interval_us) + FIRST_US_MIN)
+        else:
+            # It may not happen now, as when a minority is damaged already.
+            self._schedule(name, RETRY_US)
 
     def _any(self, chance: Random) -> Machine:
         return self.machines[chance.randrange(len(self.machines))]
@@ -348,7 +353,7 @@ class Faults:
     def _damage(self, chance: Random) -> tuple[Machine, str, int] | None:
         """A machine and a place on its disk that may be damaged; the process is down, and starts on it."""
         machine = self._any(chance)
-        if not self._may_damage(machine):
+        if machine.life is None or not self._may_damage(machine):
             return None
         sizes = machine.files.tree(DIRECTORY)
         kinds = chance.choice((("/journal/",), (".log",), (".start", ".index"), ("/journal/", ".log")))

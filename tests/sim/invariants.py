@@ -60,6 +60,8 @@ class _Replica:
     """As it was seen last: what is committed now may have been counted by it."""
     is_impaired: bool = False
     """It lost what it promised, and did not get all of it back yet."""
+    is_unadmitted: bool = False
+    """It was made without a hard state, and has none yet."""
     impaired_until: int = 0
     """The last index that it must hold again."""
 
@@ -161,7 +163,11 @@ class Invariants:
             elif isinstance(entry, SetStart):
                 self._on_start(node, entry)
             elif isinstance(entry, Remove):
-                self.replicas[node][entry.group] = _Replica()
+                gone = self.replicas[node][entry.group]
+                made = self.replicas[node][entry.group] = _Replica()
+                if gone.is_impaired:
+                    # Whoever leads goes by what it once held, until it is told of the loss.
+                    made.held, made.is_impaired, made.impaired_until = gone.held, True, gone.impaired_until
 
     def _make_durable(self, node: str, group: int, header: BatchHeader) -> None:
         replica = self.replicas[node][group]
@@ -187,6 +193,7 @@ class Invariants:
                     f"{node}, group {group}: two votes in term {hard_state.term}: {vote} and {hard_state.vote}"
                 )
         replica.hard_state = hard_state
+        replica.is_unadmitted = False
 
     def _on_start(self, node: str, entry: SetStart) -> None:
         replica, start = self.replicas[node][entry.group], entry.start
@@ -194,6 +201,7 @@ class Invariants:
             raise Violation(f"{node}, group {entry.group}: the start goes back to {start.index}")
         committed = self._committed_up_to(node, entry)
         replica.start_index = start.index
+        replica.is_unadmitted = replica.is_unadmitted or entry.is_unadmitted
         if not entry.keeps_suffix:
             replica.durable[:] = committed
             if start.index and replica.held[start.index - 1 : start.index] != committed[-1:]:
@@ -254,7 +262,7 @@ class Invariants:
                 raise Violation(f"{node}, group {group}: damage where none was done: {log.floor} {log.damage}")
             if not is_whole:
                 raise Violation(f"{node}, group {group}: {len(promised)} was promised, recovered is {len(recovered)}")
-            if log.hard_state is None:
+            if log.hard_state is None and not replica.is_unadmitted:
                 raise Violation(f"{node}, group {group}: its hard state is lost without damage")
         elif not is_whole and log.floor is None and log.hard_state is not None and replica.hard_state is not None:
             raise Violation(f"{node}, group {group}: it lost what is above {len(recovered)}, and does not know it")
@@ -298,17 +306,18 @@ class Invariants:
         replicas = self.replicas[node]
         for group, known in driver._replicas.items():
             raft = known.raft
-            last = raft.last
+            log = raft.log
             replica = replicas.get(group)
             if replica is None:
                 continue
-            if raft.applied > replica.applied:
+            if log.applied > replica.applied:
                 self._on_applied(node, group, replica, raft)
-            seen = (raft.term, raft.role, raft.commit_index, last)
+            # The last entry itself: another one at its place is another object.
+            seen = (raft.term, raft.role, log.commit, log.entries[-1] if log.entries else log.base)
             if seen != replica.seen:
                 before, replica.seen = replica.seen, seen
                 self._on_change(node, group, replica, raft, before)
-                replica.configuration = raft.configuration
+            replica.configuration = raft.configuration
 
     def _on_change(self, node: str, group: int, replica: _Replica, raft: Any, before: tuple[Any, ...]) -> None:
         truth = self.groups[group]
