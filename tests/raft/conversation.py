@@ -20,13 +20,16 @@ The commands (`1` is a replica; `replicas` is one or more of them, none for all)
     deliver replicas [type=<type>] [drop=(2,3)]          messages to these; lose those to the ones in `drop`
     stabilize replicas                                   all of that, as long as there is something to do
     compact 1 <index>                                    give up the log up to there
-    restart 1 [lost-from=<index> | lost=hard-state | lost=everything] [admission=<word>]
+    restart 1 [lost-from=<index> | forged=<index> | lost=hard-state | lost=everything] [admission=<word>]
     state               every replica                    status 1            what a leader knows of the others
-    log 1               what is durable                  transcript on|off
+    log 1               what is durable
+    quietly
+    <command>                                            do these, each on one line, and say only what goes wrong
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
+from hashlib import sha256
 from typing import Any, Final
 
 from logd.raft.group import Group
@@ -50,7 +53,7 @@ from logd.raft.types import (
     Snapshot,
     Transition,
 )
-from tests.raft.datadriven import Case, MalformedScript, UnknownDirective
+from tests.raft.datadriven import SEPARATOR, Case, MalformedScript, UnknownDirective, parse
 from tests.raft.stage import (
     APPLY,
     DELIVER,
@@ -58,6 +61,7 @@ from tests.raft.stage import (
     WRITE,
     Replica,
     Stage,
+    forged,
     lost_everything,
     lost_from,
     lost_hard_state,
@@ -234,11 +238,20 @@ class PlainNotation:
             yield from (f"send {line}" for line in self.message(response))
 
 
+class ChainedStage(Stage):
+    """A stage whose drivers chain their entries, as the daemon's do."""
+
+    def stamp(self, replica: Replica, entry: Entry) -> None:
+        if not entry.chain:
+            previous = replica.group.log.chain_at(entry.index - 1)
+            entry.chain = sha256(previous + self.notation.entry(entry).encode()).digest()
+
+
 class Conversation:
     """One script's run: `handle` answers a case with a transcript."""
 
     def __init__(self) -> None:
-        self.stage = Stage(PlainNotation())
+        self.stage = ChainedStage(PlainNotation())
         self.commands: dict[str, Callable[[Case], None]] = {
             "add-nodes": self.add_nodes,
             "propose": self.propose,
@@ -261,16 +274,19 @@ class Conversation:
             "state": self.state,
             "status": self.status,
             "log": self.log,
-            "transcript": self.transcript,
+            "quietly": self.quietly,
         }
 
     def handle(self, case: Case) -> str:
         """Do what the script says. Raises UnknownDirective, and MalformedScript for an argument that is not known."""
+        self.run(case)
+        return "\n".join(self.stage.take_lines()) or "ok"
+
+    def run(self, case: Case) -> None:
         command = self.commands.get(case.directive)
         if command is None:
             raise UnknownDirective(case)
         command(case)
-        return "\n".join(self.stage.take_lines()) or "ok"
 
     # --- Reading a case -----------------------------------------------------------------------------------------------
 
@@ -358,8 +374,11 @@ class Conversation:
         self.stage.compact(self.replica(case), int(case.positional[1]))
 
     def restart(self, case: Case) -> None:
-        replica, admission = self.replica(case, "lost", "lost-from", "admission"), case.value("admission", "").encode()
-        if "lost-from" in case.keys:
+        replica = self.replica(case, "forged", "lost", "lost-from", "admission")
+        admission = case.value("admission", "").encode()
+        if "forged" in case.keys:
+            self.stage.restart(replica.name, forged(int(case.value("forged"))))
+        elif "lost-from" in case.keys:
             self.stage.restart(replica.name, lost_from(int(case.value("lost-from"))))
         elif "lost" in case.keys:
             damage = {"hard-state": lost_hard_state, "everything": lost_everything}[case.value("lost")]
@@ -400,5 +419,11 @@ class Conversation:
         if replica.group.log.stable != disk.last.index:
             self.stage.say(f"known to be durable: to {replica.group.log.stable}")
 
-    def transcript(self, case: Case) -> None:
-        self.stage.is_quiet = {"off": True, "on": False}[case.positional[0]]
+    def quietly(self, case: Case) -> None:
+        self.stage.is_quiet = True
+        try:
+            for line in case.input.splitlines():
+                for part in parse(f"{line}\n{SEPARATOR}\n", case.position):
+                    self.run(part)
+        finally:
+            self.stage.is_quiet = False

@@ -163,6 +163,10 @@ class Stage:
         if not self.is_quiet:
             self._lines.extend(self._indent + line for line in lines)
 
+    def complain(self, error: Exception) -> None:
+        """Say what went wrong, also where it is quiet."""
+        self._lines.append(self._indent + self.notation.error(error))
+
     def take_lines(self) -> list[str]:
         lines, self._lines = self._lines, []
         return lines
@@ -215,10 +219,10 @@ class Stage:
         try:
             action()
         except ProposalDropped as dropped:
-            self.say(self.notation.error(dropped))
+            self.complain(dropped)
         except SafetyViolation as violation:
             replica.is_running = False
-            self.say(self.notation.error(violation))
+            self.complain(violation)
 
     def has_ready(self, replica: Replica) -> bool:
         return replica.is_running and replica.group.has_ready
@@ -323,14 +327,15 @@ class Stage:
             if entry.change is not None:
                 configuration = replica.group.apply_change(entry.change)
                 replica.configurations[entry.index] = configuration
-            replica.applied = Snapshot(entry.index, entry.term, configuration)
+            replica.applied = Snapshot(entry.index, entry.term, configuration, entry.chain)
             if not replica.options.snapshot_is_start:
                 replica.group.offer_snapshot(replica.applied)
 
     def compact(self, replica: Replica, index: int) -> None:
         """Give up the log up to and including `index`, which is applied."""
         configuration = max((item for item in replica.configurations.items() if item[0] <= index), key=itemgetter(0))[1]
-        snapshot = Snapshot(index, replica.disk.term_at(index), configuration)
+        chain = replica.group.log.chain_at(index)
+        snapshot = Snapshot(index, replica.disk.term_at(index), configuration, chain)
         replica.group.compact(snapshot)
         replica.disk.compact(snapshot)
 
@@ -432,3 +437,16 @@ def lost_hard_state(admission: bytes) -> Callable[[Recovered], Recovered]:
 def lost_everything(admission: bytes) -> Callable[[Recovered], Recovered]:
     """A damage: everything is gone."""
     return lambda recovered: Recovered(EMPTY_LOG, hard_state=None, admission=admission)
+
+
+def forged(index: int) -> Callable[[Recovered], Recovered]:
+    """A damage that nothing on the disk shows: the entry is another than the one that was written."""
+
+    def change(recovered: Recovered) -> Recovered:
+        entries = [
+            replace(entry, chain=bytes(len(entry.chain))) if entry.index == index else entry
+            for entry in recovered.entries
+        ]
+        return replace(recovered, entries=tuple(entries))
+
+    return change

@@ -392,9 +392,7 @@ class Interaction:
         try:
             command(case)
         except ProposalDropped as dropped:
-            was_quiet, self.stage.is_quiet = self.stage.is_quiet, False
-            self.stage.say(self.stage.notation.error(dropped))
-            self.stage.is_quiet = was_quiet
+            self.stage.complain(dropped)
         return "\n".join(self.stage.take_lines()) or "ok"
 
     # --- Reading a directive ------------------------------------------------------------------------------------------
