@@ -324,6 +324,9 @@ class Driver:
         self._creating.discard(state.group)
         if not state.lost and raft.is_singleton:
             raft.campaign()
+        elif recovered.hard_state is not None and state.saved is not None and state.saved[:2] != replica.saved:
+            # The log ends in a later term than the disk's hard state knows.
+            self._put_hard_state(replica, recovered.hard_state)
         self._active[state.group] = None
 
     def new_producer_table(self) -> ProducerTable:
@@ -360,7 +363,8 @@ class Driver:
         in the round after: so there is one way in which a directory goes.
         """
         if state is not None:
-            self._starts.append((SetStart(group, start), state))
+            is_unadmitted = state.recovered.hard_state is None
+            self._starts.append((SetStart(group, start, is_unadmitted=is_unadmitted), state))
             return
         replica = self._replicas.get(group)
         if replica is None:
@@ -403,6 +407,13 @@ class Driver:
         ]
         # A start that came after the removal would bring the group back.
         self._starts = deque(start for start in self._starts if start[0].group != group)
+        self._removals.append(group)
+
+    def discard(self, group: int) -> None:
+        """Give up a log that the store recovered and that cannot be used: its start is lost, and with it who belongs
+        to the group. The group is created anew once it is gone, as one that has to be admitted.
+        """
+        assert group not in self._replicas
         self._removals.append(group)
 
     def producers_of(self, group: int) -> tuple[int, bytes] | None:

@@ -40,6 +40,8 @@ class LogState(NamedTuple):
     producers: ProducerTable
     lost: str = ""
     """Why a sole voter's promised end is lost; empty when it is not. Such a group answers nothing but this."""
+    saved: HardState | None = None
+    """The hard state as it is on disk, where `recovered` has to go beyond it."""
     incomplete: str = ""
     """Why a sole voter that leads over a hole does not remember all of its producers."""
 
@@ -206,6 +208,7 @@ class _Recovery:
             admission = b""
         if lost:
             floor = EntryId(log.floor.index, log.floor.term) if log.floor is not None else None
+        saved = HardState(*log.hard_state) if log.hard_state is not None else None
         recovered = Recovered(
             snapshot=snapshot_of(log.start)._replace(configuration=decode_membership(log.start.membership)),
             base=EntryId(committed.index, committed.term),
@@ -217,7 +220,7 @@ class _Recovery:
             floor=floor,
             admission=admission,
         )
-        return LogState(log.group, recovered, end, committed.next_offset, self.producers, lost, self.incomplete)
+        return LogState(log.group, recovered, end, committed.next_offset, self.producers, lost, saved, self.incomplete)
 
 
 def start_at(log: Log, index: int, producers: ProducerTable) -> Start:

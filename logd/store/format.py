@@ -143,6 +143,9 @@ KIND_END: Final = 5
 START_KEEPS_SUFFIX: Final = 1
 """The flag of a `start` that moves the beginning of a log and leaves what comes after it."""
 
+START_IS_UNADMITTED: Final = 2
+"""The flag of a `start` that makes a replica without a hard state: see `StartEntry`."""
+
 _PREFIX: Final = struct.Struct(">BB6xQ")
 #                                kind flags group | index term segment position length chain
 BATCH_ENTRY: Final = struct.Struct(">BB6xQ QQQQQ32s")
@@ -181,6 +184,8 @@ class StartEntry(NamedTuple):
     partition: int
     digest: bytes
     keeps_suffix: bool
+    is_unadmitted: bool = False
+    """A new replica that may have been here before: it has no hard state until one is written."""
 
 
 class RemoveEntry(NamedTuple):
@@ -208,8 +213,8 @@ def encode_entry(entry: Entry) -> bytes:
             return BATCH_ENTRY.pack(KIND_BATCH, 0, group, index, term, *place, chain)
         case HardStateEntry(group, hard_state):
             return HARD_STATE_ENTRY.pack(KIND_HARD_STATE, 0, group, *_hard_state_fields(hard_state))
-        case StartEntry(group, end, topic_id, partition, digest, keeps_suffix):
-            flags = START_KEEPS_SUFFIX if keeps_suffix else 0
+        case StartEntry(group, end, topic_id, partition, digest, keeps_suffix, is_unadmitted):
+            flags = START_KEEPS_SUFFIX * keeps_suffix | START_IS_UNADMITTED * is_unadmitted
             return START_ENTRY.pack(
                 KIND_START,
                 flags,
@@ -275,7 +280,8 @@ def _decode_start_entry(data: Buffer, position: int) -> Entry:
     fields = START_ENTRY.unpack_from(data, position)
     _, flags, group, index, term, offset, timestamp, partition, topic_id, chain, digest = fields
     end = LogEnd(index, term, offset, timestamp, chain)
-    return StartEntry(group, end, topic_id, partition, digest, bool(flags & START_KEEPS_SUFFIX))
+    keeps_suffix, is_unadmitted = bool(flags & START_KEEPS_SUFFIX), bool(flags & START_IS_UNADMITTED)
+    return StartEntry(group, end, topic_id, partition, digest, keeps_suffix, is_unadmitted)
 
 
 def _decode_remove_entry(data: Buffer, position: int) -> Entry:

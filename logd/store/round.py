@@ -82,6 +82,9 @@ class SetStart:
     group: int
     start: Start
     keeps_suffix: bool = True
+    is_unadmitted: bool = False
+    """Of a new group: it has no hard state, also after a restart, until one is written. A replica that may have been
+    here before, and may have promised what it does not know any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +293,7 @@ class _LogWork:
         start = entry.start
         log = self.log
         if log is None:
-            return store.created(self.group, start)
+            return store.created(self.group, start, None if entry.is_unadmitted else INITIAL_HARD_STATE)
         log.move_start(start, log.prepared_starts[start.index][1], keeps_suffix=entry.keeps_suffix)
         return log
 
@@ -479,7 +482,7 @@ def _finish(
     first_needed = 0
     journal.is_spare_wanted = journal.is_spare_wanted or journal.has_spare_failed
     journal.has_spare_failed = False
-    if journal.position + length > options.journal_file_bytes:
+    if journal.must_roll or journal.position + length > options.journal_file_bytes:
         if journal.spare is None:
             raise JournalFull("the next journal file is not free yet")
         first_needed = journal.first_needed_after_roll()
@@ -577,4 +580,7 @@ def _prepare_start(store: "Store", work: _LogWork, entry: SetStart) -> bytes:
     if not keeps_suffix:
         # What follows in this round would go behind the old end: it has to wait for the next.
         work.segment = None
-    return encode_entry(StartEntry(entry.group, start.end, start.topic_id, start.partition, prepared[1], keeps_suffix))
+    is_unadmitted = entry.is_unadmitted and log is None
+    return encode_entry(
+        StartEntry(entry.group, start.end, start.topic_id, start.partition, prepared[1], keeps_suffix, is_unadmitted)
+    )

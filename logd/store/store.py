@@ -23,7 +23,8 @@ is under way (jobs, settled rounds), do housekeeping, and try again.
   may go alone, with anything else, or not at all. While `log.hard_state` is None (lost), everything else may be written
   and it stays None over restarts, until a `SetHardState` is durable.
 * New replica: job `store.create_group(group, start)`; round `[SetStart(group, start), SetHardState?]`; the log exists,
-  with `INITIAL_HARD_STATE`, after `apply_durable`, and its first batch (`start.index + 1`) goes into a later round.
+  with `INITIAL_HARD_STATE` (`is_unadmitted`: with none), after `apply_durable`, and its first batch goes into a later
+  round.
 * Snapshot that replaces the log: job `log.prepare_start(start)`, above the present start (or at it, if
   `log.is_start_readable` is false); round `[SetHardState?, SetStart(group, start, keeps_suffix=False)]`; the log is
   empty behind the start after `apply_durable`; batches that follow it go into a later round. Retention is the same
@@ -32,7 +33,7 @@ is under way (jobs, settled rounds), do housekeeping, and try again.
   same or others, are a replacement (`space_for(…, index=intact_index + 1)`) of all that is above; if `log.damage` is
   empty, only the end was lost, and they are a plain append. The floor is in every table and outlives restarts; it is
   None again once the log is whole and its end, or its start, is as up-to-date as the floor by (term, index). Damage
-  that a reader finds later (CorruptBatch) is told by `log.note_damage`.
+  that a reader finds later (CorruptBatch) is told by `store.note_damage`.
 * Restart: for each log `start` (with `is_start_readable`), `hard_state`, `floor`, `intact_index`, `end`; headers by
   `headers_from(index, intact_index + 1)`; the tail with its bytes by `plan_read_index(commit + 1, intact_index + 1, …)`
   again and again from `next_index` on: it reads what it returns, and at most one index file.
@@ -52,8 +53,8 @@ from logd.store.format import (
     BLANK_DIGEST,
     FORMAT_VERSION,
     IDENTITY_BYTES,
-    INITIAL_HARD_STATE,
     NODE_NAME_BYTES_MAX,
+    HardState,
     NodeFile,
     Start,
     decode_node,
@@ -215,9 +216,22 @@ class Store:
     def can_write_round(self) -> bool:
         """Whether a round of any size finds its place: `prepare_round` will not raise JournalFull."""
         journal, options = self.journal, self.context.options
-        if journal.position + options.round_bytes_max <= options.journal_file_bytes:
+        if not journal.must_roll and journal.position + options.round_bytes_max <= options.journal_file_bytes:
             return True
         return journal.spare is not None and journal.has_next_spare(journal.first_needed_after_roll())
+
+    def note_damage(
+        self, group: int, first_index: int, next_index: int, base_offset: int = 0, next_offset: int = 0
+    ) -> None:
+        """A reader found that batches of a log are damaged: it counts as one in which recovery found a hole.
+
+        Arguments: the indexes `[first_index, next_index)`, and the offsets if they are known, as CorruptBatch's details
+        say. The log has a `floor` from now on, and `intact_index` is below the hole; appending from there on repairs
+        it. The next round comes behind a table that says so. (A crash before that forgets it, and the next reader finds
+        the damage again.) Raises WrongEntry for indexes that the log does not hold.
+        """
+        if self.groups[group].note_damage(first_index, next_index, base_offset, next_offset):
+            self.journal.must_roll = True
 
     def empty_round(self) -> Round:
         """A round without entries: it shows that the one before was durable. After a pause, and at stop."""
@@ -244,10 +258,10 @@ class Store:
         """A start file was written; `_CreateGroupJob` says so."""
         self._prepared[group] = (start, digest)
 
-    def created(self, group: int, start: Start) -> Log:
+    def created(self, group: int, start: Start, hard_state: HardState | None) -> Log:
         """A new group's start is durable."""
         _, digest = self._prepared.pop(group)
-        log = self.groups[group] = Log(self.context, group, start, digest, INITIAL_HARD_STATE)
+        log = self.groups[group] = Log(self.context, group, start, digest, hard_state)
         return log
 
     def forget(self, log: Log) -> None:
