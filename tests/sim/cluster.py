@@ -114,10 +114,12 @@ class Cluster:
         self.invariants = Invariants(sorted(self.placements), names)
         self.network = Network(self.clock, chance_of(seed, "network"), self.trace)
         retention_bytes = chance_of(seed, "retention").choice((None, 24 * KIB, 64 * KIB))
-        self.world = World(self.clock, self.network, self.trace, self.invariants, self.placements, retention_bytes)
         # Often so little memory that a follower a little behind has to be served from the disk.
         window_bytes = chance_of(seed, "window").choice((4 * KIB, 32 * KIB, 4096 * KIB))
-        self.world.driver_options = DriverOptions(raft=GroupOptions(window_bytes_max=window_bytes))
+        driver_options = DriverOptions(raft=GroupOptions(window_bytes_max=window_bytes))
+        self.world = World(
+            self.clock, self.network, self.trace, self.invariants, self.placements, retention_bytes, driver_options
+        )
         self.world.wanted = {group: frozenset(place.voters) for group, place in self.placements.items()}
         self.machines = [self._machine(name) for name in names]
         self.workload = Workload(self.world, self.machines, chance_of(seed, "workload"), BATCHES_PER_SECOND)
@@ -191,6 +193,7 @@ class Cluster:
         """Heal: every group must commit something new, and all its replicas become equal."""
         self.trace.line(f"{self.clock.now} heal")
         self.faults.stop()
+        self.workload.is_hurried = True
         marks = {group: truth.next_offset for group, truth in self.invariants.groups.items()}
         deadline = self.clock.now + LIVENESS_US + REPAIR_US
         while waiting := [group for group, mark in marks.items() if self.invariants.groups[group].next_offset <= mark]:

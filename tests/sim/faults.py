@@ -11,8 +11,9 @@ import errno
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from random import Random
-from typing import Final
+from typing import Any, Final
 
+from logd.raft.types import ChangeKind, ChangeStep, ConfigurationChange, Transition
 from tests.sim.chance import chance_of
 from tests.sim.clock import MILLISECOND, SECOND
 from tests.sim.node import DIRECTORY, Life, Machine, World, read_log
@@ -42,12 +43,15 @@ CLASSES: Final = (
     "wipe",
     "membership",
     "transfer",
+    "upgrade",
 )
 """All classes of faults there are."""
 
 LOSS_MAX: Final = 0.3
 REPEAT_MAX: Final = 0.5
 DRIFT_MAX: Final = 0.1
+OLD_LEVEL: Final = 1
+NEW_LEVEL: Final = 2
 REPAIR_CHECK_US: Final = 2 * SECOND
 FIRST_US_MIN: Final = SECOND // 2
 FIRST_US_MAX: Final = 8 * SECOND
@@ -87,6 +91,7 @@ class Faults:
             "delay": self._start_delay,
             "reordering": self._start_reordering,
             "clock-drift": self._start_drift,
+            "upgrade": self._start_upgrade,
         }
         # What happens again and again, and how long it is between two of them on average.
         self._events: dict[str, tuple[Callable[[Random], bool], int]] = {
@@ -104,6 +109,7 @@ class Faults:
             "wipe": (self._wipe, 20 * SECOND),
             "membership": (self._change_membership, 6 * SECOND),
             "transfer": (self._transfer, 6 * SECOND),
+            "upgrade": (self._upgrade, 5 * SECOND),
         }
 
     def start(self) -> None:
@@ -113,7 +119,7 @@ class Faults:
             chance = self._chances[name]
             if name in self._starters:
                 self._starters[name](chance)
-            else:
+            if name in self._events:
                 self._schedule(name, chance.randrange(FIRST_US_MIN, FIRST_US_MAX))
 
     def stop(self) -> None:
@@ -407,7 +413,7 @@ class Faults:
     def _wipe(self, chance: Random) -> bool:
         """A machine comes back with an empty disk."""
         machine = self._any(chance)
-        if not self._may_damage(machine):
+        if machine.life is None or not self._may_damage(machine):
             return False
         machine.stop()
         machine.wipe()
@@ -416,6 +422,21 @@ class Faults:
         return True
 
     # --- What operators do --------------------------------------------------------------------------------------------
+
+    def _start_upgrade(self, _: Random) -> None:
+        """Every machine begins with software that speaks less."""
+        for machine in self.machines:
+            machine.feature_level = OLD_LEVEL
+
+    def _upgrade(self, chance: Random) -> bool:
+        """Start a machine anew with newer software; sometimes with older, as when a roll is taken back."""
+        machine = self._up(chance)
+        if machine is None:
+            return False
+        machine.feature_level = NEW_LEVEL if machine.feature_level == OLD_LEVEL or chance.random() < 0.8 else OLD_LEVEL
+        machine.trace(f"level {machine.feature_level}")
+        machine.kill()
+        return True
 
     def _change_membership(self, chance: Random) -> bool:
         """Want other voters, and let leaders see to it; or change them in one joint step, or back and forth."""
@@ -431,7 +452,7 @@ class Faults:
             wanted.remove(chance.choice(wanted))
         if shape in ("replace", "grow"):
             wanted.append(chance.choice(outside))
-        self.world.wanted[group] = frozenset(wanted)
+        before, self.world.wanted[group] = self.world.wanted[group], frozenset(wanted)
         self.world.trace.line(f"{self.world.clock.now} want {group} {','.join(sorted(wanted))}")
         for machine in self.machines:
             if machine.life is None:
@@ -441,7 +462,33 @@ class Faults:
                 life.enter(partial(life.create_group, was_here=machine.name in self.members_ever[group]), group)
             life.enter(life.want_voters, group, frozenset(wanted))
         self.members_ever[group].update(dict.fromkeys(wanted))
+        if chance.random() < 0.5:
+            self._change_at_once(group, before, frozenset(wanted), chance)
         return True
+
+    def _change_at_once(self, group: int, before: frozenset[str], wanted: frozenset[str], chance: Random) -> None:
+        """Ask whoever leads for one change, joint if it has several steps. A configuration that stays joint is left."""
+        steps = [ChangeStep(ChangeKind.ADD_VOTER, name) for name in sorted(wanted - before)]
+        steps += [ChangeStep(ChangeKind.REMOVE, name) for name in sorted(before - wanted)]
+        transition = chance.choice((Transition.AUTO, Transition.IMPLICIT, Transition.EXPLICIT))
+        change = ConfigurationChange(tuple(steps), transition)
+        self._ask_leaders(group, change)
+        if transition is Transition.EXPLICIT:
+            self.world.clock.after(chance.randrange(SECOND, 5 * SECOND), self._leave_joint, group)
+
+    def _leave_joint(self, group: int) -> None:
+        """Again and again, until somebody has left it: an operator would as well."""
+        configuration = self.world.invariants.groups[group].configuration
+        if configuration is not None and configuration.is_joint:
+            reachable("an explicit joint configuration is left")
+            self._ask_leaders(group, ConfigurationChange())
+            self.world.clock.after(SECOND, self._leave_joint, group)
+
+    def _ask_leaders(self, group: int, change: ConfigurationChange) -> None:
+        for machine in self.machines:
+            life = machine.life
+            if life is not None and life.driver.is_leader(group):
+                life.enter(life.change_membership, group, change, _ignore)
 
     def _transfer(self, chance: Random) -> bool:
         """Ask a leader to hand over to some other voter."""
@@ -454,3 +501,7 @@ class Faults:
             life.enter(life.transfer, group, chance.choice(voters))
             return True
         return False
+
+
+def _ignore(_: Any) -> None:
+    """An operator who does not wait for the answer."""

@@ -10,7 +10,7 @@ import errno
 import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -165,6 +165,8 @@ class Machine:
         self.disk_chance = disk_chance
         self.life: Life | None = None
         self.lives = 0
+        self.feature_level = world.driver_options.feature_level
+        """Of the software that is started."""
         self.is_paused = False
         self.is_held = False
         """The faults keep it down: nobody else may start it."""
@@ -413,9 +415,8 @@ class Life:
     def _make_driver(self, store: Store) -> Driver:
         meta = MetaState()
         clock = AppendClock.started(self.machine.reading())
-        driver = Driver(
-            self.machine.name, self.world.driver_options, clock, meta, self._driver_chance, self.machine.lives
-        )
+        options = replace(self.world.driver_options, feature_level=self.machine.feature_level)
+        driver = Driver(self.machine.name, options, clock, meta, self._driver_chance, self.machine.lives)
         for group, log in sorted(store.groups.items()):
             driver.adopt(group)
             if not log.is_start_readable:

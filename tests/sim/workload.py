@@ -37,6 +37,9 @@ BACKOFF_US_MAX: Final = 150 * MILLISECOND
 CLIENT_DELAY_US_MIN: Final = 100
 CLIENT_DELAY_US_MAX: Final = 1 * MILLISECOND
 READ_BYTES_MAX: Final = 2_048
+# A group is left alone for up to some seconds, every ten seconds or so.
+TURNS_PER_REST: Final = 300
+REST_US_MAX: Final = 6 * SECOND
 TIMES_FORGOTTEN_MAX: Final = 50
 
 
@@ -130,6 +133,8 @@ class Workload:
         self.unknown = 0
         self.reads = 0
         self.stale_ok = 0
+        self.is_hurried = False
+        """No group is left alone: set when all of them have to show that they live."""
         self.may_forget_producers = False
         """Set where damage may have taken producer tables away."""
         self._names = [machine.name for machine in machines]
@@ -137,6 +142,7 @@ class Workload:
         self._interval_us = int(SECOND / batches_per_second)
         self._read_share = read_share
         self._groups = sorted(world.placements)
+        self._quiet_until = dict.fromkeys(self._groups, 0)
         self._leaders = {group: world.placements[group].voters[0] for group in self._groups}
         self._producers = {
             group: [Producer(group, group * 100 + number + 1) for number in range(PRODUCERS_PER_GROUP)]
@@ -168,6 +174,11 @@ class Workload:
         chance = self._chance
         self.world.clock.after(int(chance.expovariate(1.0) * self._interval_us), self._on_turn)
         group = self._groups[chance.randrange(len(self._groups))]
+        if chance.random() < 1 / TURNS_PER_REST:
+            # Long enough for a group to come to rest.
+            self._quiet_until[group] = self.world.clock.now + chance.randrange(REST_US_MAX)
+        if self._quiet_until[group] > self.world.clock.now and not self.is_hurried:
+            return
         draw = chance.random()
         if draw < self._read_share:
             self._read(group)
