@@ -259,8 +259,8 @@ RAFT: Final[tuple[Mutant, ...]] = (
         (
             Edit(
                 "logd.raft.reads",
-                "    elif not group.has_committed_in_term:\n",
-                "    elif False:\n",
+                "    if not group.has_committed_in_term:\n",
+                "    if False:\n",
             ),
         ),
         (f"{CORE}::test_bug_15_a_new_leader_answers_no_read_before_its_first_commit",),
