@@ -27,7 +27,7 @@ from logd.store.format import (
 )
 from logd.store.jobs import sync
 from logd.store.layout import INDEX_SUFFIX, NEW_SUFFIX, SEGMENT_SUFFIX
-from logd.store.segment import Segment, Source, Walked, walk_headers
+from logd.store.segment import Segment, Source, Walked, find_first_batch, walk_headers
 from wire.record import HEADER_BYTES, decode_header, header_chain_holds
 
 ENTRY_BYTES: Final = 32
@@ -168,7 +168,20 @@ def load_entries(
         entries, position, next_index = blank_entries(), SEGMENT_HEADER_BYTES, segment.first_index
     else:
         entries, position, next_index = index.entries, index.place.end_position, index.covered.index + 1
-    add_walked(entries, interval, walk_headers(source, segment.first_index, position, limit, next_index, stop_index))
+    last = add_walked(
+        entries, interval, walk_headers(source, segment.first_index, position, limit, next_index, stop_index)
+    )
+    start = segment.start
+    if start is not None and (last.header.index if last is not None else next_index - 1) <= start.index:
+        # No walk gets over damage before the log's start, which is none of the log's.
+        found = find_first_batch(source, segment, limit)
+        if found is not None:
+            walk = walk_headers(source, segment.first_index, found, limit, start.index + 1, stop_index)
+            for walked in walk:
+                header = walked.header
+                append_entry(entries, walked.place.position, header.base_offset, header.index, header.append_timestamp)
+                break
+            add_walked(entries, interval, walk)
     return entries, index
 
 

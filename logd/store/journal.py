@@ -92,6 +92,8 @@ class Journal:
         """False while a job is making one."""
         self.has_spare_failed = False
         """The last job found no space; the next round asks again."""
+        self.must_roll = False
+        """The next round comes behind a new table, for only tables say what a log has lost."""
 
     def first_needed_after_roll(self) -> int:
         """The first file that recovery has to read, as the table of the next file will name it."""
@@ -116,6 +118,7 @@ class Journal:
         self.current, self.spare = self.spare, None
         self.position = table_length
         self.is_spare_wanted = True
+        self.must_roll = False
 
     def mark_dirty(self, segment: Segment) -> None:
         """The current file covers something of this segment."""

@@ -276,18 +276,12 @@ class Log:
                     return end, Place(segment.first_index, position, header.batch_bytes)
         return None
 
-    def note_damage(self, first_index: int, next_index: int, base_offset: int = 0, next_offset: int = 0) -> None:
-        """A reader found that batches are damaged: the log counts as one in which recovery found a hole.
-
-        Arguments: the indexes `[first_index, next_index)`, and the offsets if they are known, as CorruptBatch's details
-        say. The log has a `floor` from now on, and `intact_index` is below the hole; appending from there on repairs
-        it. The floor is durable with the journal's next table: a crash before that forgets it, and the next reader
-        finds the damage again. Raises WrongEntry for indexes that the log does not hold.
-        """
+    def note_damage(self, first_index: int, next_index: int, base_offset: int, next_offset: int) -> bool:
+        """See `Store.note_damage`; says whether that is news."""
         if not self.start.index < first_index < next_index <= self.end.index + 1:
             raise WrongEntry(f"group {self.group}: no indexes {first_index} to {next_index} between start and end")
         if any(damage.first_index <= first_index and next_index <= damage.next_index for damage in self.damage):
-            return
+            return False
         segment = max((s.first_index for s in self.segments if s.first_index <= first_index), default=first_index)
         noted = Damage(first_index, next_index, base_offset, next_offset, segment, 0)
         kept = [d for d in self.damage if d.next_index <= first_index or next_index <= d.first_index]
@@ -295,6 +289,7 @@ class Log:
         floor = self.floor or Floor(self.end.index, self.end.term, self.end.chain, 0)
         self.floor = floor._replace(intact=self.intact_index)
         self.changed()
+        return True
 
     # --- Steps of rounds ---------------------------------------------------------------------------------------------
 
@@ -318,6 +313,8 @@ class Log:
             while keep + 1 < len(self.segments) and self.segments[keep + 1].first_index <= start.index + 1:
                 keep += 1
             dropped, self.segments = self.segments[:keep], self.segments[keep:]
+            if self.segments and self.segments[0].first_index <= start.index:
+                self.segments[0].start = start.end
             if self.written.index < start.index:
                 self.written, self.written_place = start.end, NOWHERE
             self.damage = tuple(damage for damage in self.damage if damage.next_index > start.index + 1)
@@ -571,6 +568,10 @@ class RollJob(SpaceJob):
         log.segments = (*log.segments, segment)
 
 
+class Missing(OSError):
+    """A batch that must be in a segment is not found there: nothing can be put behind it."""
+
+
 class CutJob(SpaceJob):
     """Finds where a suffix begins that is about to be replaced."""
 
@@ -586,20 +587,34 @@ class CutJob(SpaceJob):
     def _run(self) -> None:
         index = self._index
         segment = next(segment for segment in reversed(self._segments) if segment.first_index <= index)
-        if index - 1 == self._start.index and segment.first_index == index:
-            before, place = self._start.end, NOWHERE
-        elif self._known is not None:
-            before, place = self._known
-        else:
-            # Also the batch that the start stands for, if that is in the middle of a segment.
-            before, place = self._locate(index - 1)
         entries = segment.entries
         if entries is None:
             source = SegmentSource(self._context, segment)
-            entries, _ = load_entries(source, self._context, segment, segment.end_position, index)
-        # A batch that begins a segment goes to its beginning, any other behind the one before it.
-        position = SEGMENT_HEADER_BYTES if segment.first_index == index else place.end_position
+            entries, _ = load_entries(source, self._context, segment, segment.end_position, index + 1)
+        if index - 1 == self._start.index:
+            before, place = self._start.end, NOWHERE
+            position = self._position_of_first(segment, entries)
+        else:
+            before, place = self._known if self._known is not None else self._locate(index - 1)
+            # A batch that begins a segment goes to its beginning, any other behind the one before it.
+            position = SEGMENT_HEADER_BYTES if segment.first_index == index else place.end_position
         self._cut = Cut(index, segment, position, before, place, cut_entries(entries, index))
+
+    def _position_of_first(self, segment: Segment, entries: IndexEntries) -> int:
+        """Where the first retained batch stands, or is to stand."""
+        if segment.first_index == self._index:
+            return SEGMENT_HEADER_BYTES
+        if self._known is not None:
+            return self._known[1].end_position
+        # The log begins in the middle of a segment.
+        entry = floor_by_index(entries, self._index)
+        if entry >= 0 and entries.indexes[entry] == self._index:
+            return entries.positions[entry]
+        try:
+            return self._locate(self._index - 1)[1].end_position
+        except Missing:
+            # Nothing that was before it can be read, nor needs to be.
+            return SEGMENT_HEADER_BYTES
 
     def _locate(self, index: int) -> tuple[LogEnd, Place]:
         segment = next(segment for segment in reversed(self._segments) if segment.first_index <= index)
@@ -614,7 +629,7 @@ class CutJob(SpaceJob):
         for walked in walk_headers(source, segment.first_index, position, segment.end_position, first, index + 1):
             if walked.header.index == index:
                 return walked.end, walked.place
-        raise OSError(errno.EIO, f"index {index} cannot be found in its segment: it is damaged", segment.path)
+        raise Missing(errno.EIO, f"index {index} cannot be found in its segment: it is damaged", segment.path)
 
     def _apply(self) -> None:
         assert self._cut is not None

@@ -156,12 +156,13 @@ class _Finder:
 class _Range:
     """The walk that the reads by offset and by index have in common."""
 
-    __slots__ = ("_bytes_max", "_context", "_end", "_log_damage", "_segments", "_wanted")
+    __slots__ = ("_bytes_max", "_context", "_end", "_log_damage", "_segments", "_start", "_wanted")
 
     def __init__(self, log: "Log", wanted: int, end: int, bytes_max: int) -> None:
         self._context = log.context
         self._segments = log.segments
         self._log_damage = log.damage
+        self._start = log.start
         self._wanted = wanted
         self._end = end
         self._bytes_max = bytes_max
@@ -241,6 +242,10 @@ class _Range:
             next_offset, next_index = finder.base_offset(number + 1), finder.segments[number + 1].first_index
         else:
             next_offset, next_index = max(self._end, offset), index + 1
+        if index <= self._start.index:
+            # What is damaged lies before the log's start: what is lost is what it hides.
+            index, offset = self._start.index + 1, self._start.offset
+            next_index, next_offset = max(next_index, index + 1), max(next_offset, offset)
         return CorruptBatch(
             f"no readable batch of index {index} at byte {position} of {segment.path}",
             {

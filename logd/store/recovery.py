@@ -8,7 +8,6 @@ anywhere and repeated.
 The six points of `docs/storage-format.md` ("Recovery") are marked R1 to R6 where they are carried out.
 """
 
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -55,7 +54,7 @@ from logd.store.index import append_entry, load_entries
 from logd.store.journal import find_heads, journal_numbers, read_head, read_table
 from logd.store.layout import INDEX_SUFFIX, SEGMENT_SUFFIX, START_SUFFIX, number_name, parse_number
 from logd.store.log import Damage, Log
-from logd.store.segment import Segment, walk_headers
+from logd.store.segment import INDEX_FIELD, INDEX_FIELD_POSITION, Segment, walk_headers
 from wire.errors import CorruptBatch
 from wire.record import HEADER_BYTES, BatchHeader, check_alone, decode_header, header_chain_holds
 
@@ -63,8 +62,6 @@ from wire.record import HEADER_BYTES, BatchHeader, check_alone, decode_header, h
 WRITE_BYTES: Final = 4 << 20
 # A header that cannot be read says no length: the next batch is looked for by its index, so many batches ahead.
 RESYNC_INDEXES_MAX: Final = 16
-_INDEX_FIELD: Final = struct.Struct(">Q")
-_INDEX_FIELD_POSITION: Final = 88
 
 
 # --- R1, R2: reading the journal --------------------------------------------------------------------------------------
@@ -107,6 +104,8 @@ class Replayed:
     """A round that may have held entries of this group cannot be read at all, and nothing later tells."""
     is_base_doubtful: bool = False
     """A file of the journal is missing: what it covered, up to `base`, may not be in segments."""
+    has_voided: bool = False
+    """Rounds that were read gave batches up: the process before may have unlinked segments and not synced that."""
     placements: list[Placement] = field(default_factory=list)
     """In order of index, without a gap unless rounds are damaged."""
     below: list[Placement] = field(default_factory=list)
@@ -140,6 +139,7 @@ class Replayed:
         self.hard_state, self.floor, self.is_end_uncertain = row.hard_state, row.floor, False
         self.known_term = max(self.known_term, fresh.known_term)
         if self.promised != fresh.promised:
+            self.has_voided = True
             # Rounds in between are damaged: of what was read, only what the table's end allows can still be true.
             index, _, chain = self.promised = fresh.promised
             self.void(index + 1)
@@ -155,6 +155,7 @@ class Replayed:
         placements = self.placements
         while placements and placements[-1].index >= index:
             placements.pop()
+            self.has_voided = True
 
     def append(self, placement: Placement) -> None:
         """A batch: it voids its index and all above. (Raft may put a lower term there: figure 8 of the paper.)."""
@@ -172,6 +173,7 @@ class Replayed:
 
     def _lower_base(self, index: int) -> None:
         # What the log's end was there is found again from the segment (`_Restore.anchor`).
+        self.has_voided = True
         self.base = LogEnd(index, 0, 0, 0, b"")
         self.base_place = NOWHERE
 
@@ -184,7 +186,8 @@ class Replayed:
             return
         self.placements.clear()
         self.below.clear()
-        self.is_fresh, self.is_end_uncertain = True, False
+        self.is_fresh = self.has_voided = True
+        self.is_end_uncertain = False
         self.base, self.base_place = entry.end, NOWHERE
         self.promised = (entry.end.index, entry.end.term, entry.end.chain)
         if self.floor is not None and self.floor.is_reached_by(entry.end):
@@ -516,7 +519,7 @@ def _started(entry: StartEntry) -> Replayed:
         entry.partition,
         end,
         entry.digest,
-        INITIAL_HARD_STATE,
+        None if entry.is_unadmitted else INITIAL_HARD_STATE,
         end,
         NOWHERE,
         (end.index, end.term, end.chain),
@@ -593,6 +596,8 @@ class Restorer:
         self._directory = context.layout.group(replayed.group)
         self._files: dict[int, File] = {}
         self._present: list[int] = []
+        self._stale: list[int] = []
+        """Segments that are there, and were replaced before the rounds that were read."""
         self._names: list[str] = []
         self._created = False
         self._changed: set[int] = set()
@@ -657,6 +662,11 @@ class Restorer:
             files.sync_directory(self._context.layout.groups)
         self._names = files.listdir(self._directory)
         self._present = [number for name in self._names if (number := parse_number(name, SEGMENT_SUFFIX)) is not None]
+        place = self._replayed.base_place
+        if place != NOWHERE:
+            # The batch of that place is not in a segment that begins later.
+            self._stale = [first for first in self._present if place.segment < first <= self._replayed.base.index]
+            self._present = [first for first in self._present if first not in self._stale]
 
     def _path(self, segment: int) -> str:
         return self._context.layout.segment(self._group, segment)
@@ -691,7 +701,11 @@ class Restorer:
             header = self._header_at(replayed.base_place)
             if header is not None and header.chain == replayed.base.chain and header.index == index:
                 return replayed.base, replayed.base_place
-        return self._locate(index)
+        found, place = self._locate(index)
+        if replayed.base.chain and found.index == replayed.base.index and found.chain != replayed.base.chain:
+            # One that was replaced since. What is below may be as old, but then it is what the floor is for.
+            return self._locate(index - 1)
+        return found, place
 
     def _header_at(self, place: Place) -> BatchHeader | None:
         file = self._file(place.segment)
@@ -721,6 +735,8 @@ class Restorer:
     def _walk_start(self, first: int, file: File, index: int) -> tuple[int, int, int]:
         """Where a walk to `index` may start: position, limit, index. By the index file if that is current."""
         segment = Segment(self._group, first, self._path(first), file.size(), file.size())
+        if first <= self._replayed.start.index:
+            segment.start = self._replayed.start
         entries, _ = load_entries(file, self._context, segment, file.size(), index + 1)
         position, at = SEGMENT_HEADER_BYTES, first
         for number, known in enumerate(entries.indexes):
@@ -829,10 +845,10 @@ class Restorer:
         # Each index is searched for once: a segment without a single readable batch costs its size for each, not more.
         for wanted in range(max(index, searched.last_index + 1), last + 1):
             searched.last_index = wanted
-            pattern = _INDEX_FIELD.pack(wanted)
+            pattern = INDEX_FIELD.pack(wanted)
             at = data.find(pattern)
             while at >= 0:
-                position = searched.position + at - _INDEX_FIELD_POSITION
+                position = searched.position + at - INDEX_FIELD_POSITION
                 good = self._read_batch(first, position, wanted) if position >= begin else None
                 if good is not None:
                     return good
@@ -980,11 +996,11 @@ class Restorer:
             lowest = self._segment_of(start.index + 1)
             oldest = anchor_place.segment if anchor_place != NOWHERE else 0
             keep = {first for first in self._present if (lowest or 0) <= first <= oldest} | set(touched)
-        is_cut = False
-        for first in sorted(self._present, reverse=True):
+        is_cut = self._replayed.has_voided
+        for first in sorted(self._present + self._stale, reverse=True):
             if first in keep:
                 continue
-            if first <= start.index:
+            if first <= start.index and first not in self._stale:
                 continue  # below the start: unlinked once the new table is durable
             if first > end.index + 1 or self._has_batches(first):
                 self._context.report(TornTail(self._path(first), 0, "a segment beyond the promised end"))
@@ -1036,6 +1052,8 @@ class Restorer:
                 file.close()
             segment = Segment(self._group, first, self._path(first), end_position, end_position)
             segments.append(segment)
+        if segments and segments[0].first_index <= log.start.index:
+            segments[0].start = log.start.end
         for segment, following in pairwise(segments):
             segment.is_sealed = True
             known = self._good.get(following.first_index - 1)
@@ -1058,10 +1076,6 @@ class Restorer:
     def _index_holes(self, segments: list[Segment], end: LogEnd) -> None:
         """Behind a hole no walk gets further, so the batch behind it needs an entry of its own."""
         behind = {hole.index + 1 for hole in self._holes if hole.index < end.index}
-        first = self._replayed.start.index + 1
-        if first in self._good and self._good[first].place.segment < first:
-            # Damage below the start of the log is none of its own, but no walk gets over it either.
-            behind.add(first)
         if not behind:
             return
         by_first = {segment.first_index: segment for segment in segments}

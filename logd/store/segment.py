@@ -29,6 +29,10 @@ from wire.record import HEADER_BYTES, LENGTH_FIELD_BYTES, BatchHeader, decode_he
 # `wire.record`'s header, checked against it in tests/store/test_segment.py.
 WALK: Final = struct.Struct(">I4xI68xQQ")
 
+# Where a batch header says its index.
+INDEX_FIELD: Final = struct.Struct(">Q")
+INDEX_FIELD_POSITION: Final = 88
+
 # How much one read of a walk brings in. Batches are small (a few in one read) or large (only their header matters).
 SCAN_BYTES: Final = 64 << 10
 
@@ -56,6 +60,7 @@ class Segment:
         "path",
         "pin",
         "producers",
+        "start",
     )
 
     def __init__(self, group: int, first_index: int, path: str, end_position: int, allocated: int) -> None:
@@ -78,6 +83,8 @@ class Segment:
         """The sparse index; None if it must be loaded first."""
         self.before: LogEnd | None = None
         """The end of the log just before the first batch; None if it must be read first."""
+        self.start: LogEnd | None = None
+        """What the log begins behind, if that is within this segment: what is damaged before it is not the log's."""
         # The last batch, once the segment is sealed: what its index file will end with.
         self.last: LogEnd | None = None
         self.last_place: Place | None = None
@@ -167,6 +174,26 @@ def walk_headers(
         yield Walked(Place(segment, position, length), header)
         position += length
         index += 1
+
+
+def find_first_batch(source: Source, segment: Segment, limit: int) -> int | None:
+    """The position of the batch that follows `segment.start`, where no walk leads to it; None if it is not there.
+
+    It is searched for by its index, and known by its chain and that of the batch before it.
+    """
+    start = segment.start
+    assert start is not None
+    pattern = INDEX_FIELD.pack(start.index + 1)
+    data = source.pread(limit - SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES)
+    at = data.find(pattern)
+    while at >= 0:
+        begin = at - INDEX_FIELD_POSITION
+        if begin >= 0 and begin + HEADER_BYTES <= len(data) and header_chain_holds(data, begin):
+            header = decode_header(data, begin)
+            if header.index == start.index + 1 and header.previous_chain == start.chain:
+                return SEGMENT_HEADER_BYTES + begin
+        at = data.find(pattern, at + 1)
+    return None
 
 
 def read_header(source: Source) -> SegmentHeader:
