@@ -46,8 +46,8 @@ class _Replica:
     """What was handed to the disk, durable or not."""
     durable: list[Place] = field(default_factory=list)
     """What the disk promised."""
-    held: list[Place] = field(default_factory=list)
-    """As `durable`, but a wipe or damage takes nothing away: what a leader may still count."""
+    held: set[bytes] = field(default_factory=set)
+    """The chains of `durable`, and of what damage or a wipe took from it: what a leader may still count."""
     hard_state: HardState | None = None
     """What the disk promised; None: it may know nothing."""
     start_index: int = 0
@@ -151,12 +151,10 @@ class Invariants:
 
     def on_round_durable(self, node: str, entries: Sequence[RoundEntry]) -> None:
         """A round's fsync returned: what it holds is promised."""
-        touched: dict[int, int] = {}
         for entry in entries:
             kind = type(entry)
             if kind is Append:
                 header = entry.batch.header  # type: ignore[union-attr]  # `kind` says which
-                touched[entry.group] = header.index
                 self._make_durable(node, entry.group, header)
             elif kind is SetHardState:
                 self._on_hard_state(node, entry.group, entry.hard_state)  # type: ignore[union-attr]  # see above
@@ -172,11 +170,13 @@ class Invariants:
     def _make_durable(self, node: str, group: int, header: BatchHeader) -> None:
         replica = self.replicas[node][group]
         place, index = Place(header.term, header.chain), header.index
-        for places in (replica.durable, replica.held):
-            if index <= len(places) and places[index - 1] != place:
-                del places[index - 1 :]
-            if index == len(places) + 1:
-                places.append(place)
+        durable = replica.durable
+        if index <= len(durable) and durable[index - 1] != place:
+            replica.held.difference_update(replaced.chain for replaced in durable[index - 1 :])
+            del durable[index - 1 :]
+        if index == len(durable) + 1:
+            durable.append(place)
+        replica.held.add(place.chain)
 
     def _on_hard_state(self, node: str, group: int, hard_state: HardState) -> None:
         replica, truth = self.replicas[node][group], self.groups[group]
@@ -204,8 +204,7 @@ class Invariants:
         replica.is_unadmitted = replica.is_unadmitted or entry.is_unadmitted
         if not entry.keeps_suffix:
             replica.durable[:] = committed
-            if start.index and replica.held[start.index - 1 : start.index] != committed[-1:]:
-                replica.held[:] = committed
+            replica.held.update(place.chain for place in committed)
 
     @staticmethod
     def _next_offset_at(truth: GroupTruth, index: int) -> int:
@@ -222,17 +221,17 @@ class Invariants:
 
     def on_wiped(self, node: str) -> None:
         """A data directory is gone, with everything that it promised."""
+        self.on_damaged(node)
         for replica in self.replicas[node].values():
             replica.log, replica.taken, replica.durable = [], [], []
             replica.hard_state = None
             replica.start_index = 0
-        self.on_damaged(node)
 
     def on_damaged(self, node: str) -> None:
         """Bytes on this node's disk were changed behind its back: it may come back with less than it promised."""
         for replica in self.replicas[node].values():
             replica.is_impaired = True
-            replica.impaired_until = max(replica.impaired_until, len(replica.held))
+            replica.impaired_until = max(replica.impaired_until, len(replica.durable))
 
     def on_repaired(self, node: str, group: int) -> None:
         """It holds again all that it ever promised: nothing is forgiven from here on."""
@@ -272,8 +271,7 @@ class Invariants:
         replica.durable = list(recovered)
         replica.taken = list(recovered)
         replica.log = list(recovered)
-        if len(recovered) > len(replica.held) or recovered != replica.held[: len(recovered)]:
-            replica.held = list(recovered)
+        replica.held.update(known.chain for known in recovered)
         if log.hard_state is not None:
             self._recover_hard_state(node, group, replica, log.hard_state)
 
@@ -423,21 +421,20 @@ class Invariants:
         """By the configuration now, or as it was before the step: the change itself may be what was committed."""
         before = self.replicas[node][group].configuration
         configurations = [raft.configuration] if before is None else [before, raft.configuration]
-        if not any(self._is_on_majority(group, commit, place, known) for known in configurations):
+        if not any(self._is_on_majority(group, place, known) for known in configurations):
             voters = sorted(raft.configuration.voters | raft.configuration.voters_outgoing)
-            holders = [voter for voter in voters if self._holds(voter, group, commit, place)]
+            holders = [voter for voter in voters if self._holds(voter, group, place)]
             raise Violation(f"group {group}: {node} commits {commit}, durable on {holders} of {voters}")
 
-    def _is_on_majority(self, group: int, index: int, place: Place, configuration: Any) -> bool:
+    def _is_on_majority(self, group: int, place: Place, configuration: Any) -> bool:
         for voters in (configuration.voters, configuration.voters_outgoing):
-            holders = sum(self._holds(voter, group, index, place) for voter in voters)
+            holders = sum(self._holds(voter, group, place) for voter in voters)
             if voters and holders * 2 <= len(voters):
                 return False
         return True
 
-    def _holds(self, node: str, group: int, index: int, place: Place) -> bool:
-        held = self.replicas[node][group].held
-        return index <= len(held) and held[index - 1] == place
+    def _holds(self, node: str, group: int, place: Place) -> bool:
+        return place.chain in self.replicas[node][group].held
 
     def _commit_one(self, group: int, truth: GroupTruth, place: Place) -> None:
         header = truth.headers[place.chain]
@@ -467,7 +464,7 @@ class Invariants:
             log = self.replicas[node][group].log
             for name, progress in raft.progress.items():
                 match = progress.match_index
-                if match and name != node and (match > len(log) or not self._holds(name, group, match, log[match - 1])):
+                if match and name != node and (match > len(log) or not self._holds(name, group, log[match - 1])):
                     raise Violation(f"group {group}: {node} counts {match} for {name}, which never had it durable")
 
     # --- What clients were told ---------------------------------------------------------------------------------------
