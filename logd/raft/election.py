@@ -18,6 +18,14 @@ _LEADERS_ALONE: Final = {MessageType.APPEND, MessageType.HEARTBEAT, MessageType.
 
 _VOTE_REQUESTS: Final = {MessageType.VOTE_REQUEST, MessageType.PRE_VOTE_REQUEST}
 
+_MEMBERS_ALONE: Final = {
+    MessageType.PRE_VOTE_RESPONSE,
+    MessageType.VOTE_RESPONSE,
+    MessageType.APPEND_RESPONSE,
+    MessageType.HEARTBEAT_RESPONSE,
+}
+"""These are answers to what only members are sent."""
+
 _RESPONSE: Final = {
     MessageType.VOTE_REQUEST: MessageType.VOTE_RESPONSE,
     MessageType.PRE_VOTE_REQUEST: MessageType.PRE_VOTE_RESPONSE,
@@ -29,6 +37,10 @@ def accept_term(group: "Group", message: Message) -> bool:
 
     Section 5.1: whoever sees a higher term takes it and follows; what carries a lower one is not obeyed.
     """
+    if message.type in _MEMBERS_ALONE and message.sender not in group.progress:
+        # Removed since it was asked; it may not know that, and campaign in ever higher terms. Its late answer counts
+        # for nothing, and must not depose anybody either (section 6, "disruptive servers").
+        return False
     if message.term == 0 or message.term == group.term:
         return True
     if message.term < group.term:
