@@ -45,11 +45,13 @@ class Disk:
             assert (ready.truncate_from is None) or ready.truncate_from == ready.append[0].index
             self.entries[kept:] = ready.append
 
-    def fill(self, message: Message) -> Message:
-        """Read what a message asks its shell to read, two entries at a time."""
+    def fill(self, message: Message) -> Message | None:
+        """Read what a message asks its shell to read, two entries at a time; None if it was given up meanwhile."""
         if message.range is None:
             return message
         first = message.range.first_index - self.snapshot.index - 1
+        if first < 0:
+            return None
         found = self.entries[first : min(first + 2, message.range.last_index - self.snapshot.index)]
         log_term = self.entries[first - 1].term if first else self.snapshot.term
         return message._replace(log_term=log_term, entries=tuple(found), range=None)
@@ -104,9 +106,12 @@ class Network:
 
     def send(self, messages: Iterable[Message]) -> None:
         for message in messages:
-            if (message.sender, message.to) not in self.cut and message.to in self.groups:
-                filled = self.disks[message.sender or message.to].fill(message)
+            # What a replica's own disk answers has no sender.
+            sender = message.sender or message.to
+            filled = self.disks[sender].fill(message)
+            if (sender, message.to) not in self.cut and message.to in self.groups and filled is not None:
                 # Whoever receives an entry has one of its own.
+                filled = filled._replace(sender=sender)
                 self.pool.append(filled._replace(entries=tuple(replace(entry) for entry in filled.entries)))
 
     def crash(self, name: str) -> None:
