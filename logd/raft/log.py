@@ -272,7 +272,8 @@ class RaftLog:
 
     def applied_to(self, index: int, size_bytes: int) -> None:
         """Everything up to `index` is applied; `size_bytes` of it since the last time."""
-        if not self.applied <= index <= self.commit:
+        # A damaged replica may have applied more than it knows, in what is left of its log, to be committed.
+        if not self.applied <= index <= max(self.commit, self.applied):
             raise SafetyViolation(f"{index} was applied, after {self.applied}, with a commit of {self.commit}")
         self.applied = index
         self.applying = max(self.applying, index)
