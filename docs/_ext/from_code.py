@@ -1,10 +1,11 @@
 """What a page of the documentation may take from the code, as Sphinx sees it.
 
-For: Sphinx. Must not know: how a table is made (`tables.py`). The one idea: whatever a page names (a table, a
-structure, a setting, a test) is looked up while it is built, and what is not found is a warning, which `make docs`
-makes an error.
+For: Sphinx. Must not know: how a table is made (`tables.py`, `machine.py`). The one idea: whatever a page names (a
+table, a structure, a setting, a test) is looked up while it is built, and what is not found is a warning, which
+`make docs` makes an error.
 
-    ```{table-of} settings                   a table from `tables.TABLES`
+    ```{table-of} settings                   a table from `tables.TABLES` or `machine.TABLES`
+    ```{drawing-of} roles                    a drawing from `machine.DRAWINGS`
     ```{struct} logd.store.format:TRAILER    a drawing; the body holds `field | meaning` lines
     {setting}`journal.files_max`             a setting that exists
     {test}`tests/x/test_y.py::test_z`        a test that exists
@@ -15,6 +16,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+import machine
 import tables
 from docutils import nodes
 from docutils.parsers.rst.states import Inliner
@@ -24,6 +26,8 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
 
 from logd.config import settings_table
+
+TABLES = {**tables.TABLES, **machine.TABLES}
 
 
 class _FromCode(SphinxDirective):
@@ -50,10 +54,22 @@ class TableOf(_FromCode):
     """A table that is made from the code."""
 
     def markdown(self) -> str:
-        make = tables.TABLES.get(self.arguments[0])
+        make = TABLES.get(self.arguments[0])
         if make is None:
-            raise ValueError(f"there is no such table; there are {', '.join(tables.TABLES)}")
+            raise ValueError(f"there is no such table; there are {', '.join(TABLES)}")
         return make()
+
+
+class DrawingOf(SphinxDirective):
+    """A drawing that is made from the code."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        make = machine.DRAWINGS.get(self.arguments[0])
+        if make is None:
+            raise self.error(f"there is no such drawing; there are {', '.join(machine.DRAWINGS)}")
+        return [nodes.raw("", make(), format="html")]
 
 
 class Struct(_FromCode):
@@ -99,6 +115,7 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     """Called by Sphinx."""
     keys = {setting.key for setting in settings_table()}
     app.add_directive("table-of", TableOf)
+    app.add_directive("drawing-of", DrawingOf)
     app.add_directive("struct", Struct)
     app.add_role("setting", _checked("setting", keys.__contains__))
     app.add_role("test", _checked("test", tables.is_test))

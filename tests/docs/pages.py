@@ -55,13 +55,23 @@ def named_tests(page: Path) -> list[str]:
 
 def tables() -> ModuleType:
     """The module that makes the documentation's tables."""
-    known = sys.modules.get("tables")
+    return _extension("tables")
+
+
+def machine() -> ModuleType:
+    """The module that makes the tables and the drawing of the consensus core."""
+    _extension("tables")  # which it imports
+    return _extension("machine")
+
+
+def _extension(name: str) -> ModuleType:
+    known = sys.modules.get(name)
     if known is not None:
         return known
-    specification = importlib.util.spec_from_file_location("tables", DOCS / "_ext" / "tables.py")
+    specification = importlib.util.spec_from_file_location(name, DOCS / "_ext" / f"{name}.py")
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
-    sys.modules["tables"] = module
+    sys.modules[name] = module
     specification.loader.exec_module(module)
     return module
