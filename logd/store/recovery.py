@@ -339,7 +339,8 @@ class JournalReader:
             is_whole = all(header is not None for _, header in batches)
             problem = problem or ("" if is_whole else "a batch does not verify")
             if problem:
-                if self._is_later_known(source, head.end_position, head.round_number + 1, following):
+                was_durable = any(self._durable_before(later) >= head.round_number for later in following)
+                if was_durable or self._is_later_known(source, head.end_position, head.round_number + 1, following):
                     self._context.report(
                         DamagedRound(
                             source.path, head.position, head.round_number, is_directory_readable=True, reason=problem
@@ -697,12 +698,15 @@ class Restorer:
             index = min(index, (self._segment_of(index) or 1) - 1)
         if index <= start.index:
             return start, NOWHERE
+        # What the last batch must be, if anything tells.
+        chain = replayed.promised[2] if index == replayed.promised[0] else b""
         if index == replayed.base.index and replayed.base_place != NOWHERE:
+            chain = chain or replayed.base.chain
             header = self._header_at(replayed.base_place)
-            if header is not None and header.chain == replayed.base.chain and header.index == index:
+            if header is not None and header.chain == replayed.base.chain == chain and header.index == index:
                 return replayed.base, replayed.base_place
         found, place = self._locate(index)
-        if replayed.base.chain and found.index == replayed.base.index and found.chain != replayed.base.chain:
+        if chain and found.index == index and found.chain != chain:
             # One that was replaced since. What is below may be as old, but then it is what the floor is for.
             return self._locate(index - 1)
         return found, place
@@ -1116,7 +1120,11 @@ class Restorer:
             log.floor = Floor(index, term, chain, log.intact_index)
         known = replayed.floor
         is_damaged = log.floor is not None or (known is not None and not known.is_reached_by(end))
-        if known is not None and is_damaged and (log.floor is None or known[:2] > log.floor[:2]):
+        if (
+            known is not None
+            and is_damaged
+            and (log.floor is None or (known.term, known.index) > (log.floor.term, log.floor.index))
+        ):
             log.floor = known._replace(intact=log.intact_index)
 
     def _damage(self, hole: _Hole, anchor: LogEnd) -> Damage:

@@ -730,3 +730,69 @@ def test_nothing_of_a_segment_is_overwritten_before_the_replacing_round_is_durab
 
     assert bench.files.contents(SEGMENT) != before
     assert log.end.index == 3
+
+
+def test_the_last_round_of_a_file_is_known_to_be_durable_by_the_next_table() -> None:
+    bench = with_batches(2)
+    bench.set_hard_state(1, 2)
+    bench.append(1, 2, index=1, term=2)
+    last = heads(bench.files, 1)[-1]
+    bench.housekeep()
+    bench.store.journal.must_roll = True
+    bench.round([], bench.copy())
+    files = bench.files.kill()
+    second = last.batches_position + bench.durable[1].batches[0].batch_bytes
+    files.flip_bit(journal(1), second + 200)
+    files.flip_bit(SEGMENT, batch_position(files, 2) + 200)
+
+    store = open_store(files)
+
+    # It is damaged and not torn: dropped, it would have left the batches that it replaced, and no word of a loss.
+    log = store.groups[1]
+    promised = bench.durable[1].end
+    assert log.floor is not None
+    assert (log.floor.index, log.floor.term, log.floor.chain) == (promised.index, promised.term, promised.chain)
+    assert events_of(store, DamagedRound)
+    assert stored(log) == bench.durable[1].batches[0].to_bytes()
+
+
+def test_what_a_lost_round_replaced_is_not_taken_for_what_was_promised() -> None:
+    bench = with_batches(4)
+    bench.set_hard_state(1, 2)
+    bench.housekeep()
+    old = {path: bench.files.contents(path) for path in [SEGMENT]}
+    bench.append(1, 3, index=2, term=2)
+    lost = heads(bench.files, 1)[-1]
+    bench.store.journal.must_roll = True
+    bench.round([], bench.copy())
+    files = bench.files.kill()
+    damage_both(files, 1, lost)
+    # The batches that were replaced, as if the new ones had not come to the segment yet.
+    files.overwrite(SEGMENT, 0, old[SEGMENT])
+
+    store = open_store(files)
+
+    log = store.groups[1]
+    assert log.floor is not None
+    assert (log.floor.index, log.floor.term) == (4, 2)
+    assert log.intact_index < 4
+
+
+def test_segments_that_were_unlinked_before_a_kill_do_not_come_back_after_it() -> None:
+    bench = Bench(FakeFileSystem())
+    bench.create(1)
+    for _ in range(4):
+        bench.append(1, 8, value_bytes=200)
+        bench.housekeep()
+    segments = [segment.path for segment in bench.log(1).segments]
+    assert len(segments) > 3
+    bench.append(1, 2, index=3)
+    files = bench.files.kill()
+    assert not any(files.exists(path) for path in segments[1:])
+    assert all(files.crash(None).exists(path) for path in segments[1:]), "the unlinking is in memory alone"
+
+    store = open_store(files)
+
+    after = files.crash(None)
+    assert not any(after.exists(path) for path in segments[1:])
+    assert observed_store(store) == observed_store(open_store(after)) == observed_model(bench.durable)
