@@ -9,6 +9,10 @@ INSTALLED := $(VENV)/.installed
 SOURCES := wire logd tests bench docs
 # Of some 700 boundaries; each takes a second.
 EVERY := 4
+# Of `make sim`.
+SECONDS := 600
+JOBS := 2
+LEDGER := .sim/ledger.jsonl
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -90,6 +94,10 @@ check-long: $(INSTALLED) ## what `make check` leaves out because it takes minute
 	@echo "kill -9 before a system call that changes the disk, one of every $(EVERY)"
 	@if command -v strace >/dev/null; then $(PYTHON_IN_VENV) -m tests.e2e.boundaries --all --every $(EVERY); \
 		else echo "skipped: strace is not installed"; fi
+
+.PHONY: sim
+sim: $(INSTALLED) ## simulated clusters under faults, new seeds, for SECONDS=600 on JOBS=2; docs/simulation.md tells more
+	@$(PYTHON_IN_VENV) -m tests.sim --for $(SECONDS) --jobs $(JOBS) --marks --ledger $(LEDGER) $(ARGS)
 
 ##@ Measure it
 

@@ -360,6 +360,8 @@ class Life:
         self._settling: deque[Round] = deque()
         self._stuck: Sequence[RoundEntry] | None = None
         self._abandoned: list[tuple[int, Start]] = []
+        # Groups whose directories, or the rounds that begin them, are on their way.
+        self._making: dict[int, None] = {}
         self._missing: list[tuple[int, bool]] = []
         self._short: dict[int, Shortage] = {}
         self._full_until: dict[int, int] = {}
@@ -537,6 +539,9 @@ class Life:
         made = self._round
         assert made is not None
         made.apply_durable()
+        for entry in self._round_entries:
+            if type(entry) is SetStart:
+                self._making.pop(entry.group, None)
         self._round = None
         self._settling.append(made)
         self.driver.on_durable()
@@ -640,8 +645,9 @@ class Life:
 
         `was_here`: the node may have had one before, which promised what this one does not know.
         """
-        if group in self.store.groups or self.driver.knows(group):
+        if group in self.store.groups or self.driver.knows(group) or group in self._making:
             return
+        self._making[group] = None
         # With the membership that the group was founded with: what changed it since is in the log.
         start = self.world.placements[group].start()
         job = self.store.create_group(group, start)
@@ -649,6 +655,7 @@ class Life:
 
         def done(error: OSError | None) -> None:
             if error is not None:
+                del self._making[group]
                 _check_is_full(error)
                 self._missing.append((group, was_here))
                 return
