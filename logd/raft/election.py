@@ -203,6 +203,7 @@ def on_transfer(group: "Group", message: Message) -> None:
     if to == group.node:
         # It stays with whom it is: a transfer that is under way is given up.
         group.transfer_to = NOBODY
+        replication.maybe_leave_joint(group)
         return
     # It has an election timeout's time; until then no proposal is taken, so that the log stands still.
     group.election_elapsed_ticks = 0
