@@ -18,6 +18,7 @@ from logd.meta.commands import Command, decode_command, encode_command
 from logd.meta.state import META_GROUP, MetaState, Outcome, TopicChanged, TopicRemoved
 from logd.raft.configuration import InvalidChange, change_of
 from logd.raft.group import Chance, Group
+from logd.raft.progress import ProgressState
 from logd.raft.types import (
     NOBODY,
     ChangeKind,
@@ -188,6 +189,14 @@ class _Pending(NamedTuple):
     reply: Any
 
 
+class _Read(NamedTuple):
+    """A read that waits for its index, or for that index to be applied here."""
+
+    reply: Any
+    asked_ticks: int
+    """When, in ticks of this driver."""
+
+
 class _Range(NamedTuple):
     """A message to a lagging follower that waits for batches to be read."""
 
@@ -244,8 +253,11 @@ class _Replica:
     # Who asked again for a batch that is not committed yet, by its index.
     duplicates: dict[int, list[tuple[Any, Produced]]] = field(default_factory=dict)
     # Reads that wait for their index, by the context they were asked with; and those that know it.
-    reads: dict[bytes, Any] = field(default_factory=dict)
-    reads_due: list[tuple[int, Any]] = field(default_factory=list)
+    # Invariant: together at most `GroupOptions.read_requests_max`; `reads` is in the order in which they were asked.
+    reads: dict[bytes, _Read] = field(default_factory=dict)
+    reads_due: list[tuple[int, _Read]] = field(default_factory=list)
+    # When a snapshot was sent to whom, until that is settled.
+    snapshots_sent_ticks: dict[str, int] = field(default_factory=dict)
     # Who should vote, if somebody said so.
     wanted: frozenset[str] | None = None
 
@@ -275,6 +287,9 @@ class Driver:
         self._in_round: list[_Replica] = []
         self._is_round_under_way = False
         self._round_ticks = 0
+        # Whether the round under way has been for longer than a leader may be silent.
+        self._hangs = False
+        self._ticks = 0
         # Starts that go into the next round; with the group's state if the group is new.
         self._starts: deque[tuple[SetStart, LogState | None]] = deque()
         self._starts_in_round: list[SetStart] = []
@@ -403,15 +418,17 @@ class Driver:
         for repeated in replica.duplicates.values():
             self._answers += [Answer(reply, gone) for reply, _ in repeated]
         self._answers += [
-            Answer(reply, gone) for reply in (*replica.reads.values(), *(due[1] for due in replica.reads_due))
+            Answer(read.reply, gone) for read in (*replica.reads.values(), *(due[1] for due in replica.reads_due))
         ]
         # A start that came after the removal would bring the group back.
         self._starts = deque(start for start in self._starts if start[0].group != group)
         self._removals.append(group)
 
     def discard(self, group: int) -> None:
-        """Give up a log that the store recovered and that cannot be used: its start is lost, and with it who belongs
-        to the group. The group is created anew once it is gone, as one that has to be admitted.
+        """Give up a log that the store recovered and that cannot be used.
+
+        Its start is lost, and with it who belongs to the group, which is created anew once it is gone, as one that has
+        to be admitted.
         """
         assert group not in self._replicas
         self._removals.append(group)
@@ -479,9 +496,14 @@ class Driver:
             return NotLeader("this node has no replica to read from", {"group": group})
         if replica.raft.role is not Role.LEADER and replica.raft.leader == NOBODY:
             return self._not_leader(replica)
+        if self._hangs and replica.raft.role is Role.LEADER:
+            # The heartbeats that confirm reads would keep others from leading, as any other would.
+            return Overloaded("the disk of this node does not answer", {"delay_seconds": 1.0})
+        if len(replica.reads) + len(replica.reads_due) >= self.options.raft.read_requests_max:
+            return Overloaded("too many reads wait for confirmation", {"delay_seconds": 0.1})
         self._tokens += 1
         context = b"%s/%d" % (self.node.encode(), self._tokens)
-        replica.reads[context] = reply
+        replica.reads[context] = _Read(reply, self._ticks)
         try:
             replica.raft.read_index(context)
         except ProposalDropped as error:
@@ -511,8 +533,10 @@ class Driver:
     def want_voters(self, group: int, voters: frozenset[str]) -> None:
         """Who should vote in a group. Whoever leads it brings that about, one node at a time, through learners."""
         replica = self._replicas.get(group)
-        if replica is not None:
+        if replica is not None and replica.wanted != voters:
             replica.wanted = voters
+            # Nothing is brought about in a group at rest.
+            self._wake(replica)
 
     def transfer(self, group: int, to: str) -> bool:
         """Hand leadership of a group over. False if this node does not lead it."""
@@ -529,14 +553,17 @@ class Driver:
         """Let one tick (100 ms) pass for every group that is awake."""
         if reading is not None:
             self._now_ms = self.clock.now_ms(reading)
+        self._ticks += 1
         self._round_ticks += self._is_round_under_way
-        hangs = self._round_ticks > self.options.disk_ticks_max
+        hangs = self._hangs = self._round_ticks > self.options.disk_ticks_max
         for group in self._rest.tick(hangs=hangs):
             replica = self._replicas.get(group)
             if replica is not None:
                 self._wake(replica)
         for replica in self._replicas.values():
             raft = replica.raft
+            if replica.reads:
+                self._give_reads_up(replica)
             if self._rest.is_resting(replica.group):
                 continue
             if raft.role is Role.LEADER:
@@ -552,9 +579,22 @@ class Driver:
             if raft.has_ready or (replica.waiting and not replica.awaits_space):
                 self._active[replica.group] = None
 
+    def _give_reads_up(self, replica: _Replica) -> None:
+        """Whoever asked so long ago is to ask again: the question to the leader, or its answer, was lost."""
+        asked_ticks = self._ticks - 2 * self.options.raft.election_ticks
+        refused: NotLeader | None = None
+        while replica.reads:
+            context, read = next(iter(replica.reads.items()))
+            if read.asked_ticks > asked_ticks:
+                return
+            refused = refused or self._not_leader(replica)
+            self._answers.append(Answer(replica.reads.pop(context).reply, refused))
+
     def _lead(self, replica: _Replica) -> None:
         """What a leader does now and then: see that its members are what they should be, or let the group rest."""
         raft = replica.raft
+        if replica.snapshots_sent_ticks:
+            self._settle_snapshots(replica)
         if raft.pending_change_index <= raft.applied and not raft.transfer_to:
             change = _next_change(raft, replica.wanted, self.options.promotion_lag_max)
             if change is not None:
@@ -563,6 +603,20 @@ class Driver:
         if raft.is_at_rest and not replica.waiting and not replica.unwritten and not raft.is_singleton:
             others = raft.configuration.members - {self.node}
             self._rest.lay(replica.group, raft.term, raft.last.index, others)
+
+    def _settle_snapshots(self, replica: _Replica) -> None:
+        """Whoever did not take a snapshot for so long is probed, and sent another: it may have been lost.
+
+        That is harmless where it was not: a replica takes no snapshot that brings it nothing.
+        """
+        raft = replica.raft
+        for name, sent_ticks in list(replica.snapshots_sent_ticks.items()):
+            progress = raft.progress.get(name)
+            if progress is None or progress.state is not ProgressState.SNAPSHOT:
+                del replica.snapshots_sent_ticks[name]
+            elif self._ticks - sent_ticks > self.options.raft.election_ticks:
+                del replica.snapshots_sent_ticks[name]
+                raft.report_snapshot(name, delivered=False)
 
     def on_frame(self, peer: str, data: bytes) -> None:
         """A frame of a peer arrived. Raises ValueError for what is no frame, CorruptBatch for a damaged batch in it."""
@@ -594,6 +648,8 @@ class Driver:
         )
 
     def _step(self, replica: _Replica, message: Message) -> None:
+        if self._hangs and message.type is MessageType.READ_INDEX:
+            return  # see `read_index`
         try:
             replica.raft.step(message)
         except ProposalDropped:
@@ -676,9 +732,11 @@ class Driver:
             # What moves a log's start, or removes it, is alone of its group in a round.
             alone = {entry.group for entry in entries}
             for group in list(self._active):
-                if group in alone:
+                # What group 0 decides meanwhile may remove others.
+                replica = self._replicas.get(group)
+                if group in alone or replica is None:
                     continue
-                if not self._take_group(self._replicas[group], room, entries):
+                if not self._take_group(replica, room, entries):
                     break
         self._is_round_under_way = bool(entries)
         self._round_ticks = 0
@@ -861,7 +919,7 @@ class Driver:
 
     def on_durable(self) -> list[int]:
         """The round under way is durable. Returns the groups whose commit moved since the last time."""
-        self._is_round_under_way = False
+        self._is_round_under_way = self._hangs = False
         in_round, self._in_round = self._in_round, []
         self._on_starts_durable()
         for replica in in_round:
@@ -932,9 +990,9 @@ class Driver:
         if ready.committed:
             self._apply(replica, ready.committed)
         for state in ready.read_states:
-            reply = replica.reads.pop(state.context, None)
-            if reply is not None:
-                replica.reads_due.append((state.index, reply))
+            read = replica.reads.pop(state.context, None)
+            if read is not None:
+                replica.reads_due.append((state.index, read))
         if replica.reads_due:
             self._answer_reads(replica)
 
@@ -1039,7 +1097,7 @@ class Driver:
         replica.is_current = replica.raft.has_committed_in_term and bool(soft_state.leader)
         refused = self._not_leader(replica)
         reads, replica.reads = replica.reads, {}
-        self._answers += [Answer(reply, refused) for reply in reads.values()]
+        self._answers += [Answer(read.reply, refused) for read in reads.values()]
         self._moved[replica.group] = None
         if soft_state.role is Role.LEADER or replica.raft.is_singleton:
             return
@@ -1060,6 +1118,8 @@ class Driver:
 
     def _route(self, group: int, message: Message) -> None:
         wanted = message.range
+        if message.type is MessageType.SNAPSHOT:
+            self._replicas[group].snapshots_sent_ticks[message.to] = self._ticks
         if wanted is None:
             self._outbox.setdefault(message.to, []).append((group, message))
             return
@@ -1132,7 +1192,13 @@ class Driver:
 
     def _on_control(self, replica: _Replica, entry: Entry, batch: StampedBatch) -> Reconfigured | None:
         if entry.change is not None:
-            return Reconfigured(replica.raft.apply_change(entry.change))
+            raft = replica.raft
+            configuration = raft.apply_change(entry.change)
+            if entry.index > replica.saved_commit and replica.saved == raft.hard_state[:2] and not raft.admission:
+                # Whoever was needed to commit it may be gone for ever once it is known to be: a restart must not ask
+                # them again.
+                self._put_hard_state(replica, HardState(*replica.saved, entry.index))
+            return Reconfigured(configuration)
         kind, fields = decode_control(batch.header, batch.to_bytes())
         if kind is ControlKind.RETENTION:
             self._effects.append(MoveStart(replica.group, fields[0]))
@@ -1152,14 +1218,16 @@ class Driver:
         due = [known for known in replica.reads_due if known[0] <= replica.raft.applied]
         if due:
             replica.reads_due = [known for known in replica.reads_due if known[0] > replica.raft.applied]
-            self._answers += [Answer(reply, ReadAt(index, replica.committed_offset)) for index, reply in due]
+            self._answers += [Answer(read.reply, ReadAt(index, replica.committed_offset)) for index, read in due]
 
     # --- Outputs ------------------------------------------------------------------------------------------------------
 
     def take_frames(self) -> list[tuple[str, bytes]]:
         """What may leave now: frames, each with its peer. What a peer's queue has no room for may be dropped."""
         for group in list(self._active):
-            replica = self._replicas[group]
+            replica = self._replicas.get(group)
+            if replica is None:
+                continue  # group 0 just decided so
             self._pump(replica)
             if not replica.is_in_round:
                 self._release(replica)

@@ -163,6 +163,8 @@ class Rest:
         woken: set[int] = set()
         if beat.life != heard.life:
             woken |= heard.accepted
+            # It knows no leader any more, and may have lost what it had: nobody but the leader can find out.
+            woken.update(group for group, others in self._laid.items() if peer in others)
             heard.life, heard.generation, heard.resting, heard.accepted = beat.life, 0, {}, set()
         if not (beat.base <= heard.generation <= beat.generation):
             return sorted(woken)  # overtaken on the way, or a piece is missing: what follows will do
