@@ -10,11 +10,22 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from logd.meta.commands import Command
 from logd.meta.state import META_GROUP, MetaState
 from logd.raft.configuration import change_of
 from logd.raft.types import INITIAL_HARD_STATE, Configuration, EntryId, HardState, Recovered, Role
 from logd.replica.clock import AppendClock, ClockReading
-from logd.replica.driver import Driver, DriverOptions, Effect, InstallStart, MoveStart, ReadRange, apply_batch
+from logd.replica.driver import (
+    CreateGroup,
+    Driver,
+    DriverOptions,
+    Effect,
+    InstallStart,
+    MoveStart,
+    ReadRange,
+    SnapshotMeta,
+    apply_batch,
+)
 from logd.replica.frames import entry_of_stamped, snapshot_of
 from logd.replica.membership import change_from, decode_membership, encode_membership
 from logd.replica.restore import LogState
@@ -136,13 +147,13 @@ class Node:
         self.ranges: list[ReadRange] = []
         self.answers: dict[Any, list[Any]] = {}
         self.rounds: list[list[RoundEntry]] = []
-        self.new_driver()
+        self.new_driver(MetaState())
 
-    def new_driver(self) -> None:
+    def new_driver(self, meta: MetaState) -> None:
         self.life += 1
         chance = random.Random(self.number * 1000 + self.life)
         clock, life = AppendClock.started(self.cluster.reading), self.number * 1000 + self.life
-        self.driver = Driver(self.name, self.options, clock, MetaState(), chance, life)
+        self.driver = Driver(self.name, self.options, clock, meta, chance, life)
 
     # --- Steps --------------------------------------------------------------------------------------------------------
 
@@ -183,9 +194,17 @@ class Node:
                     self.driver.install(group, start, None)
                 case ReadRange():
                     self.ranges.append(effect)
+                case CreateGroup(group):
+                    self.driver.install(group, self.cluster.founding_start(), self.new_state(group))
+                case SnapshotMeta(header, state, membership):
+                    start = start_after(header)._replace(membership=membership, state=state)
+                    self.driver.install(META_GROUP, start, None)
         if self.reads_ranges:
             self.read_ranges()
         return bool(effects)
+
+    def new_state(self, group: int) -> LogState:
+        return DiskLog(self.cluster.founding_start()).recover(group, self)
 
     def read_ranges(self) -> None:
         ranges, self.ranges = self.ranges, []
@@ -213,6 +232,11 @@ class Node:
         self.cluster.settle()
         return error
 
+    def command(self, reply: Any, command: Command) -> LogdError | None:
+        error = self.driver.propose_command(command, self.cluster.reading, reply)
+        self.cluster.settle()
+        return error
+
     def outcome(self, reply: Any) -> Any:
         (outcome,) = self.answers[reply]
         return outcome
@@ -230,7 +254,8 @@ class Node:
     def restart(self, **damage: Any) -> None:
         """The process ends and begins again from its disk; `damage` goes to `DiskLog.recover` of group 1."""
         self.under_way, self.hangs, self.effects, self.ranges = [], False, [], []
-        self.new_driver()
+        meta = self.disk.get(META_GROUP)
+        self.new_driver(MetaState.restore(meta.start.state) if meta is not None else MetaState())
         self.cluster.queue = [queued for queued in self.cluster.queue if self.name not in queued[:2]]
         for group, log in self.disk.items():
             self.driver.adopt(group)

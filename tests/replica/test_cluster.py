@@ -1,22 +1,34 @@
 """Claims about a few drivers that talk: what they agree on, what each of them answers, and who may rest or lead."""
 
+import itertools
 from typing import Any
 
 import pytest
 
+from logd.meta.commands import CreateTopic, DeleteTopic, InitProducer
+from logd.meta.state import META_GROUP, ProducerGranted, TopicRemoved
 from logd.raft.types import (
     ChangeKind,
     ChangeStep,
+    Configuration,
     ConfigurationChange,
     EntryId,
     GroupOptions,
     Role,
     Transition,
 )
-from logd.replica.driver import DriverOptions, InstallStart, MoveStart, ReadAt, ReadRange, Reconfigured
+from logd.replica.driver import (
+    META_BATCHES_PER_SNAPSHOT,
+    DriverOptions,
+    InstallStart,
+    MoveStart,
+    ReadAt,
+    ReadRange,
+    Reconfigured,
+)
 from logd.store.round import Append, SetHardState, SetStart
 from tests.replica.cluster import GROUP, NAMES, Cluster, Node, members
-from tests.replica.harness import FakeRoom, batch_of
+from tests.replica.harness import TOPIC_ID, FakeRoom, batch_of, proposal
 from wire.errors import DuplicateSequence, InvalidRequest, NotLeader, OffsetMismatch, OutcomeUnknown, Overloaded
 from wire.types import Acks, Durability
 
@@ -380,7 +392,7 @@ def test_the_voters_that_are_wanted_come_by_way_of_learners_and_the_others_go() 
     cluster, leader = led(("n1", "n2", "n3", "n4", "n5", "n6"), voters=NAMES)
     leader.produce("a", batch_of())
     wanted = frozenset(("n4", "n5", "n6"))
-    seen = []
+    seen: list[Configuration] = []
     for node in cluster.nodes.values():
         node.driver.want_voters(GROUP, wanted)
     for _ in range(80):
@@ -391,7 +403,7 @@ def test_the_voters_that_are_wanted_come_by_way_of_learners_and_the_others_go() 
     final = cluster.leader()
     assert final.driver.core(GROUP).configuration == members(*wanted)
     assert final.name in wanted
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in itertools.pairwise(seen):
         # One node at a time, and nobody votes who was not a learner before.
         assert len(before.voters ^ after.voters) <= 1
         assert after.voters - before.voters <= before.learners
@@ -939,6 +951,93 @@ def test_two_leaders_of_two_groups_may_rest_on_each_other() -> None:
     assert cluster["n2"].produce("b", batch_of(), group=2) is None
     assert not cluster["n1"].driver.is_resting(2)
     assert cluster["n1"].driver.is_resting(1)
+
+
+# --- Group 0 ----------------------------------------------------------------------------------------------------------
+
+
+def governed() -> tuple[Cluster, Node]:
+    """A cluster whose group 0 is led by its first node, with a topic of two groups."""
+    cluster = Cluster(groups=(META_GROUP,))
+    leader = cluster.elect("n1", META_GROUP)
+    assert leader.command("create", CreateTopic("orders", TOPIC_ID, 2, {})) is None
+    cluster.tick(3)
+    return cluster, leader
+
+
+def test_a_topic_becomes_groups_on_every_node() -> None:
+    cluster, _ = governed()
+    assert all(set(node.disk) == {META_GROUP, 1, 2} for node in cluster.nodes.values())
+    leader = cluster.leader(2)
+    leader.produce("a", batch_of(), group=2)
+    cluster.tick(3)
+    assert leader.produced("a").base_offset == 0
+    cluster.check_equal(2)
+    assert len({node.driver.meta.digest() for node in cluster.nodes.values()}) == 1
+
+
+def test_a_deleted_topic_goes_everywhere_also_where_its_groups_have_work_in_the_same_round() -> None:
+    cluster, leader = governed()
+    cluster.leader(1)
+    cluster.leader(2)
+    for node in cluster.nodes.values():
+        for group in (1, 2):
+            node.driver.propose(group, proposal((node.name, group), batch_of(), acks=Acks.LEADER))
+    assert leader.command("delete", DeleteTopic("orders")) is None
+    cluster.tick(3)
+    assert isinstance(leader.outcome("delete"), TopicRemoved)
+    assert all(set(node.disk) == {META_GROUP} for node in cluster.nodes.values())
+    assert all(len(outcomes) == 1 for node in cluster.nodes.values() for outcomes in node.answers.values())
+
+
+@pytest.mark.parametrize("taking", ["a round", "frames"])
+def test_groups_may_be_deleted_while_a_round_or_frames_are_put_together(taking: str) -> None:
+    cluster, leader = governed()
+    cluster.leader(1)
+    leader.driver.propose_command(DeleteTopic("orders"), cluster.reading, "delete")
+    # The others have the command on their disks, and nobody has looked at their answers yet.
+    leader.take_round()
+    cluster.send(leader)
+    leader.durable()
+    for _ in range(4):
+        queue, cluster.queue = cluster.queue, []
+        for sender, to, frame in queue:
+            cluster.deliver(sender, to, frame)
+        for node in others(cluster, leader):
+            node.take_round()
+            cluster.send(node)
+            node.durable()
+            cluster.send(node)
+    for group in (1, 2):
+        leader.driver.transfer(group, "n2")
+        leader.driver.read_index(group, group)
+    if taking == "a round":
+        leader.take_round()
+    else:
+        cluster.send(leader)
+    assert leader.driver.groups() == (META_GROUP,)
+    cluster.settle()
+    cluster.tick(3)
+    assert set(leader.disk) == {META_GROUP}
+
+
+def test_a_node_that_missed_much_of_group_0_begins_anew_with_its_state() -> None:
+    cluster, leader = governed()
+    cluster.isolate("n3")
+    for reply in range(META_BATCHES_PER_SNAPSHOT):
+        leader.command(reply, InitProducer(None))
+    assert leader.command("delete", DeleteTopic("orders")) is None
+    assert leader.disk[META_GROUP].start.index >= META_BATCHES_PER_SNAPSHOT
+    cluster.heal()
+    cluster.tick(15)
+    missed = cluster["n3"]
+    assert missed.driver.meta.digest() == leader.driver.meta.digest()
+    assert set(missed.disk) == {META_GROUP}
+    cluster.check_equal(META_GROUP)
+    leader.driver.transfer(META_GROUP, "n3")
+    cluster.settle()
+    missed.command("next", InitProducer(None))
+    assert missed.outcome("next") == ProducerGranted(META_BATCHES_PER_SNAPSHOT + 1, 0)
 
 
 # --- Groups that are not everywhere -----------------------------------------------------------------------------------
