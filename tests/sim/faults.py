@@ -321,7 +321,7 @@ class Faults:
             if machine.name not in voters:
                 continue
             is_member = True
-            impaired = [name for name in voters if invariants.replicas[name][group].is_impaired]
+            impaired = [name for name in voters if not invariants.is_counting(name, group)]
             if machine.name not in impaired:
                 impaired.append(machine.name)
             if len(impaired) > (len(voters) - 1) // 2:

@@ -60,6 +60,8 @@ class _Replica:
     """As it was seen last: what is committed now may have been counted by it."""
     is_impaired: bool = False
     """It lost what it promised, and did not get all of it back yet."""
+    is_here: bool = False
+    """Its disk has it."""
     is_unadmitted: bool = False
     """It was made without a hard state, and has none yet."""
     impaired_until: int = 0
@@ -201,6 +203,7 @@ class Invariants:
             raise Violation(f"{node}, group {entry.group}: the start goes back to {start.index}")
         committed = self._committed_up_to(node, entry)
         replica.start_index = start.index
+        replica.is_here = True
         replica.is_unadmitted = replica.is_unadmitted or entry.is_unadmitted
         if not entry.keeps_suffix:
             replica.durable[:] = committed
@@ -226,6 +229,7 @@ class Invariants:
             replica.log, replica.taken, replica.durable = [], [], []
             replica.hard_state = None
             replica.start_index = 0
+            replica.is_here = replica.is_unadmitted = False
 
     def on_damaged(self, node: str) -> None:
         """Bytes on this node's disk were changed behind its back: it may come back with less than it promised."""
@@ -244,12 +248,14 @@ class Invariants:
         """A process recovered: it must have what it promised, or say that it lost it."""
         for group, replica in self.replicas[node].items():
             log = store.groups.get(group)
+            replica.is_here = log is not None
             if log is None:
                 if replica.durable and not replica.is_impaired:
                     raise Violation(f"{node}: group {group} is gone")
                 replica.log, replica.taken, replica.durable, replica.start_index = [], [], [], 0
                 continue
             self._check_recovered(node, group, replica, log)
+            replica.is_unadmitted = log.hard_state is None
 
     def _check_recovered(self, node: str, group: int, replica: _Replica, log: Any) -> None:
         replica.start_index = log.start.index
@@ -463,8 +469,13 @@ class Invariants:
                 continue
             log = self.replicas[node][group].log
             for name, progress in raft.progress.items():
-                match = progress.match_index
-                if match and name != node and (match > len(log) or not self._holds(name, group, log[match - 1])):
+                match, follower = progress.match_index, self.replicas[name][group]
+                if not match or name == node:
+                    continue
+                if follower.hard_state is None or follower.hard_state.term > raft.term:
+                    # It may have given up since what it said to this leader, for one of a later term.
+                    continue
+                if match > len(log) or not self._holds(name, group, log[match - 1]):
                     raise Violation(f"group {group}: {node} counts {match} for {name}, which never had it durable")
 
     # --- What clients were told ---------------------------------------------------------------------------------------
@@ -485,6 +496,11 @@ class Invariants:
         self.acknowledgements += 1
         header = truth.headers[place.chain]
         truth.acknowledged_next_offset = max(truth.acknowledged_next_offset, header.next_offset)
+
+    def is_counting(self, node: str, group: int) -> bool:
+        """Whether a replica has all that it promised, and may say so."""
+        replica = self.replicas[node][group]
+        return replica.is_here and not replica.is_impaired and not replica.is_unadmitted
 
     def voters(self, group: int, bootstrap: Sequence[str]) -> list[str]:
         """Who votes in a group, as far as anybody has applied it."""
