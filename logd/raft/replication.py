@@ -230,8 +230,12 @@ def _on_news(group: "Group", name: str, progress: Progress) -> None:
 
 def _note_condition(progress: Progress, message: Message) -> None:
     """What a member says of itself: how far it knows the commit, and whether it is whole."""
-    progress.acknowledged_commit = max(progress.acknowledged_commit, message.commit)
     progress.admission = message.admission
+    if message.admission:
+        # It may have known more, and does not any more.
+        progress.acknowledged_commit = message.commit
+    else:
+        progress.acknowledged_commit = max(progress.acknowledged_commit, message.commit)
     if (message.is_damaged or message.admission) and message.last_index < progress.match_index:
         # The one thing that lowers a match: it knows, and says, that it does not hold any more what it acknowledged.
         # What is committed stays committed, for the commit never goes back.
@@ -391,6 +395,6 @@ def maybe_leave_joint(group: "Group") -> None:
 def on_proposal_without_lead(group: "Group", message: Message) -> None:
     """A follower passes proposals on, if it is asked to; a candidate has nobody to pass them to."""
     if group.role is Role.FOLLOWER and group.leader != NOBODY and group.options.forwards_proposals:
-        group.send(message._replace(to=group.leader, sender=NOBODY))
+        group.send(message._replace(to=group.leader))
         return
     raise ProposalDropped("this replica does not lead")
