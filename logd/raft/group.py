@@ -486,8 +486,6 @@ class Group:
             if self.options.steps_down_on_removal:
                 self.become_follower(self.term, NOBODY)
             return
-        if not configuration.voters:
-            return
         if self.maybe_commit():
             replication.send_appends(self)
         else:

@@ -174,9 +174,7 @@ def _maybe_send_snapshot(group: "Group", to: str, progress: Progress) -> bool:
 def on_append_response(group: "Group", message: Message) -> None:
     """A member says how far its log is durable, or that the entries did not fit."""
     name = message.sender
-    progress = group.progress.get(name)
-    if progress is None:
-        return  # removed: it counts for nothing
+    progress = group.progress[name]  # whoever is no member was not let through
     progress.is_recently_active = True
     _note_condition(progress, message)
     if message.reject:
@@ -244,9 +242,7 @@ def _note_condition(progress: Progress, message: Message) -> None:
 
 def on_heartbeat_response(group: "Group", message: Message) -> None:
     """A member is alive: go on sending, if the last message to it may have been lost."""
-    progress = group.progress.get(message.sender)
-    if progress is None:
-        return
+    progress = group.progress[message.sender]
     progress.is_recently_active = True
     progress.is_append_paused = False
     _note_condition(progress, message)

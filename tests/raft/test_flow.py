@@ -251,6 +251,14 @@ def test_what_is_durable_and_applied_leaves_memory_beyond_the_window() -> None:
         log.entries_from(1, 2, 100)
 
 
+def test_what_is_not_applied_stays_in_memory_however_small_the_window() -> None:
+    group = leader(window_bytes_max=1)
+    propose(group, 5)
+    acknowledge(group, "b", 1)
+    group.log.applied_to(1, 0)
+    assert [entry.index for entry in group.log.entries] == [2, 3, 4, 5, 6]
+
+
 def test_what_left_memory_is_sent_as_a_range_for_the_shell_to_read() -> None:
     group = long_leader()
     group.report_unreachable("c")

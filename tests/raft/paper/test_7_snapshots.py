@@ -69,10 +69,13 @@ def test_nothing_is_sent_behind_a_snapshot_until_it_is_settled() -> None:
 def test_a_snapshot_is_not_sent_to_somebody_who_is_silent() -> None:
     """Section 7 costs: a snapshot for a server that is away would be sent for nothing."""
     group = leader_behind_a_snapshot()
-    group.progress["c"].is_recently_active = False
-    group.progress["c"].next_index = 2
+    progress = group.progress["c"]
+    progress.is_recently_active, progress.is_append_paused, progress.next_index = False, False, 2
     group.propose("x")
-    assert settle(group).of(M.SNAPSHOT) == []
+    silent = settle(group).of(M.SNAPSHOT)
+    progress.is_recently_active = True
+    group.propose("x")
+    assert (silent, [message.to for message in settle(group).of(M.SNAPSHOT)]) == ([], ["c"])
 
 
 def test_after_a_snapshot_entries_follow() -> None:
@@ -82,6 +85,14 @@ def test_after_a_snapshot_entries_follow() -> None:
     done = acknowledge(group, "c", 5)
     assert group.progress["c"].state is ProgressState.REPLICATE
     assert [(message.to, message.index, len(message.entries)) for message in done.of(M.APPEND)] == [("c", 5, 3)]
+
+
+def test_an_answer_from_before_a_snapshot_does_not_end_it() -> None:
+    """Section 7: what the follower says that it holds ends below where the log begins."""
+    group = leader_behind_a_snapshot()
+    refuse(group, "c", 7, 3)
+    done = acknowledge(group, "c", 3)
+    assert (group.progress["c"].state, done.of(M.APPEND, "c")) == (ProgressState.SNAPSHOT, [])
 
 
 @pytest.mark.parametrize(("is_delivered", "next_index"), [(True, 6), (False, 1)])
@@ -108,6 +119,7 @@ def test_what_is_offered_may_be_newer_than_where_the_log_begins() -> None:
     """Section 7: a snapshot of the state machine stands at what is applied."""
     group = leader_behind_a_snapshot()
     group.offer_snapshot(snapshot(7))
+    group.compact(snapshot(6))
     (message,) = refuse(group, "c", 7, 3)
     assert message.snapshot == snapshot(7)
 
