@@ -113,6 +113,10 @@ def run_seeds(name: str, seeds: Sequence[int], seconds: float) -> Iterator[Seen]
         here.close()
 
 
+class SimulatorBroken(Exception):
+    """Runs end in ways that are no verdict: nothing can be said about any mutant."""
+
+
 class Search:
     """Looks for seeds that kill. Remembers which seeds fail without any mutant: those prove nothing."""
 
@@ -131,7 +135,7 @@ class Search:
         return self._without[seed]
 
     def find(self, mutant: Mutant, seeds: Sequence[int]) -> Kill | None:
-        """The first seed that kills a mutant; None if none does."""
+        """The first seed that kills a mutant; None if none does. Raises SimulatorBroken."""
         left = list(seeds)
         tried = 0
         while left:
@@ -141,6 +145,8 @@ class Search:
             if not seen.failure:
                 break
             if not seen.is_verdict:
+                if self.failure_without(seen.seed) == seen.failure:
+                    raise SimulatorBroken(f"seed {seen.seed} ends with {seen.failure}, with or without a mutant")
                 self._say(f"  seed {seen.seed} ends with {seen.failure[:160]}")
             elif not self.failure_without(seen.seed):
                 return Kill(seen.seed, seen.simulated_seconds, tried, seen.failure[:200])
