@@ -111,7 +111,7 @@ class Cluster:
         self.trace = Trace(out)
         names = [f"n{number + 1}" for number in range(options.nodes)]
         self.placements = self._place(names, options.groups)
-        self.invariants = Invariants(sorted(self.placements), names)
+        self.invariants = Invariants({group: place.voters for group, place in self.placements.items()}, names)
         self.network = Network(self.clock, chance_of(seed, "network"), self.trace)
         retention_bytes = chance_of(seed, "retention").choice((None, 24 * KIB, 64 * KIB))
         # Often so little memory that a follower a little behind has to be served from the disk.
@@ -249,7 +249,7 @@ class Cluster:
             known = {digest for digest in digests.values() if digest}
             if len(known) > 1:
                 raise Violation(f"group {group}: the replicas hold different bytes: {digests}")
-            tables = [life.driver.producers_of(group) for life in lives if not life.machine.had_damage]
+            tables = [life.driver.producers_of(group) for life in lives]
             if any(table != tables[0] for table in tables):
                 raise Violation(f"group {group}: the replicas remember different producers")
 

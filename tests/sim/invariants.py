@@ -8,13 +8,16 @@ state.
 The list is that of the design's reliability page, C.13; section numbers are those of the Raft paper.
 """
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
+from logd.raft.configuration import change_of
+from logd.raft.types import Configuration, ConfigurationChange
 from logd.replica.driver import Driver
+from logd.replica.membership import decode_membership
 from logd.store.events import Event
 from logd.store.format import HardState, LogEnd
 from logd.store.round import Append, Remove, RoundEntry, SetHardState, SetStart
@@ -88,6 +91,11 @@ class GroupTruth:
     """The newest one that anybody applied; None while nobody did."""
     applied: int = 0
     """The highest index that anybody applied."""
+    changes: dict[bytes, ConfigurationChange] = field(default_factory=dict)
+    """Every change of membership that is in some log, by chain."""
+    change_indexes: list[int] = field(default_factory=lambda: [0])
+    configurations: list[Configuration] = field(default_factory=list)
+    """What each committed change made of the membership, from the founding one on."""
     votes: dict[tuple[str, int], str] = field(default_factory=dict)
     """Whom each node voted for in each term, as its disk promised it."""
 
@@ -95,9 +103,12 @@ class GroupTruth:
 class Invariants:
     """The checks of one run. Everything raises Violation."""
 
-    def __init__(self, groups: Sequence[int], nodes: Sequence[str]) -> None:
-        self.groups = {group: GroupTruth() for group in groups}
-        self.replicas = {node: {group: _Replica() for group in groups} for node in nodes}
+    def __init__(self, founders: Mapping[int, Sequence[str]], nodes: Sequence[str]) -> None:
+        self.groups = {
+            group: GroupTruth(configurations=[Configuration(frozenset(voters))])
+            for group, voters in sorted(founders.items())
+        }
+        self.replicas = {node: {group: _Replica() for group in self.groups} for node in nodes}
         self.elections = 0
         self.commits = 0
         self.acknowledgements = 0
@@ -149,6 +160,8 @@ class Invariants:
             raise Violation(f"{node}, group {entry.group}: the start at {start.index} is not what is committed there")
         if start.index and start.offset != self._next_offset_at(truth, start.index):
             raise Violation(f"{node}, group {entry.group}: the start at {start.index} has offset {start.offset}")
+        if decode_membership(start.membership) != _configuration_at(truth, start.index):
+            raise Violation(f"{node}, group {entry.group}: the start at {start.index} has another membership")
         return truth.committed[: start.index]
 
     def on_round_durable(self, node: str, entries: Sequence[RoundEntry]) -> None:
@@ -314,13 +327,13 @@ class Invariants:
             replica = replicas.get(group)
             if replica is None:
                 continue
-            if log.applied > replica.applied:
-                self._on_applied(node, group, replica, raft)
             # The last entry itself: another one at its place is another object.
             seen = (raft.term, raft.role, log.commit, log.entries[-1] if log.entries else log.base)
             if seen != replica.seen:
                 before, replica.seen = replica.seen, seen
                 self._on_change(node, group, replica, raft, before)
+            if log.applied != replica.applied:
+                self._on_applied(node, group, replica, raft)
             replica.configuration = raft.configuration
 
     def _on_change(self, node: str, group: int, replica: _Replica, raft: Any, before: tuple[Any, ...]) -> None:
@@ -344,14 +357,18 @@ class Invariants:
             raise Violation(f"{node}, group {group}: commit {commit} of a log that ends at {len(truth.committed)}")
 
     def _on_applied(self, node: str, group: int, replica: _Replica, raft: Any) -> None:
-        """The configuration is that of the last applied change: whoever applied more knows a newer one."""
-        replica.applied = raft.applied
-        truth = self.groups[group]
-        if raft.applied > truth.applied:
-            truth.applied = raft.applied
+        """The configuration is that of the last applied change."""
+        truth, applied = self.groups[group], raft.applied
+        if applied < replica.applied:
+            raise Violation(f"{node}, group {group}: applied {applied} after {replica.applied}")
+        replica.applied = applied
+        expected = _configuration_at(truth, applied)
+        if applied <= len(truth.committed) and raft.configuration != expected:
+            raise Violation(f"{node}, group {group}: at {applied}, {raft.configuration} is in force, not {expected}")
+        if applied > truth.applied:
+            truth.applied = applied
             if raft.configuration != truth.configuration:
                 if truth.configuration is not None:
-                    self.membership_changes += 1
                     reachable("a change of membership is applied")
                 truth.configuration = raft.configuration
 
@@ -385,6 +402,8 @@ class Invariants:
                 raise Violation(f"{node}, group {group}: term {entry.term} follows {log[-1].term} at {entry.index}")
             log.append(Place(entry.term, entry.chain))
             truth.headers.setdefault(entry.chain, entry.data.header)
+            if entry.change is not None:
+                truth.changes[entry.chain] = entry.change
 
     def _on_leader(self, node: str, group: int, replica: _Replica, term: int) -> None:
         """Election safety (5.2) and leader completeness (5.4)."""
@@ -456,6 +475,11 @@ class Invariants:
                     f"group {group}: producer {key} has sequence {header.base_sequence} committed, expected {expected}"
                 )
             truth.sequences[key] = header.base_sequence + header.record_count
+        change = truth.changes.get(place.chain)
+        if change is not None:
+            self.membership_changes += 1
+            truth.change_indexes.append(header.index)
+            truth.configurations.append(change_of(truth.configurations[-1], change))
         truth.committed.append(place)
         truth.terms.append(place.term)
         truth.base_offsets.append(header.base_offset)
@@ -506,3 +530,8 @@ class Invariants:
         """Who votes in a group, as far as anybody has applied it."""
         configuration = self.groups[group].configuration
         return sorted(configuration.voters | configuration.voters_outgoing) if configuration else list(bootstrap)
+
+
+def _configuration_at(truth: GroupTruth, index: int) -> Configuration:
+    """What the committed changes up to an index make of the founding membership."""
+    return truth.configurations[bisect_right(truth.change_indexes, index) - 1]
