@@ -11,6 +11,8 @@ SOURCES := wire logd tests bench docs
 EVERY := 4
 # Of `make sim`.
 SECONDS := 600
+# Of `make seeds`: about six minutes of two cores.
+SEEDS := 200
 JOBS := 2
 LEDGER := .sim/ledger.jsonl
 
@@ -42,7 +44,7 @@ $(INSTALLED): setup.cfg pyproject.toml .ci/venv
 test: check ## install what is needed and run everything that must hold
 
 .PHONY: check
-check: format-check lint types imports docs tests ## what a change must pass, the quickest first
+check: format-check lint types imports docs coverage tests ## what a change must pass, the quickest first
 
 .PHONY: format
 format: $(INSTALLED) ## rewrite the sources in the one format
@@ -56,7 +58,7 @@ docs: $(INSTALLED) ## the documentation, in docs/_build/html (a warning is an er
 
 .PHONY: clean
 clean: ## remove what was made, .venv included; the data in .logd stays
-	@rm -rf $(VENV) $(VENV).log build dist ./*.egg-info docs/_build htmlcov .coverage .bench
+	@rm -rf $(VENV) $(VENV).log build dist ./*.egg-info docs/_build htmlcov .coverage* .bench .cache .sim
 	@rm -rf .mypy_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache
 	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -87,6 +89,15 @@ tests: $(INSTALLED) ## the test suite; ARGS="-k name -x" goes to pytest
 	@echo "tests: pytest"
 	@$(BIN)/pytest -q $(ARGS)
 
+.PHONY: coverage
+coverage: $(INSTALLED) ## do the consensus core's own tests reach 95 % of its branches?
+	@echo "coverage: logd/raft"
+	@$(PYTHON_IN_VENV) -m coverage run --branch --data-file=.coverage.raft --source=logd/raft -m pytest -q tests/raft \
+		>.coverage.log 2>&1 || { cat .coverage.log; exit 1; }
+	@$(PYTHON_IN_VENV) -m coverage report --data-file=.coverage.raft --fail-under=95 --format=total >.coverage.log \
+		|| { $(PYTHON_IN_VENV) -m coverage report --data-file=.coverage.raft -m; exit 1; }
+	@rm -f .coverage.raft .coverage.log
+
 .PHONY: check-long
 check-long: $(INSTALLED) ## what `make check` leaves out because it takes minutes (CI runs both)
 	@echo "long tests: pytest"
@@ -94,6 +105,10 @@ check-long: $(INSTALLED) ## what `make check` leaves out because it takes minute
 	@echo "kill -9 before a system call that changes the disk, one of every $(EVERY)"
 	@if command -v strace >/dev/null; then $(PYTHON_IN_VENV) -m tests.e2e.boundaries --all --every $(EVERY); \
 		else echo "skipped: strace is not installed"; fi
+
+.PHONY: seeds
+seeds: $(INSTALLED) ## simulated clusters from SEEDS=200 new seeds, and which marks no run reached (CI runs it)
+	@$(PYTHON_IN_VENV) -m tests.sim --count $(SEEDS) --jobs $(JOBS) --marks $(ARGS)
 
 .PHONY: sim
 sim: $(INSTALLED) ## simulated clusters under faults, new seeds, for SECONDS=600 on JOBS=2; docs/simulation.md tells more
