@@ -146,9 +146,9 @@ def roles_drawing() -> str:
     """The roles and the ways between them, as SVG in the page's own colour."""
     parts = [_SVG_HEAD]
     for (before, after), numbers in drawn_edges().items():
-        path, label = _loop(before) if before is after else _arc(_PLACES[before], _PLACES[after])
+        path, label, anchor = _loop(before) if before is after else _arc(_PLACES[before], _PLACES[after])
         parts.append(f'<path d="{path}" marker-end="url(#tip)"/>')
-        parts.append(_text(label, _ranges(numbers), 12))
+        parts.append(_text(label, _ranges(numbers), 12, anchor))
     for role, place in _PLACES.items():
         corner = _Point(place.x - _BOX.x, place.y - _BOX.y)
         size = f'width="{2 * _BOX.x}" height="{2 * _BOX.y}"'
@@ -157,9 +157,9 @@ def roles_drawing() -> str:
     return "\n".join([*parts, "</svg>"])
 
 
-def _text(place: _Point, text: str, size: int) -> str:
+def _text(place: _Point, text: str, size: int, anchor: str = "middle") -> str:
     return (
-        f'<text x="{place.x:.0f}" y="{place.y + size / 3:.0f}" font-size="{size}" text-anchor="middle"'
+        f'<text x="{place.x:.0f}" y="{place.y + size / 3:.0f}" font-size="{size}" text-anchor="{anchor}"'
         f' fill="currentColor" stroke="none">{text}</text>'
     )
 
@@ -177,14 +177,15 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(texts)
 
 
-def _arc(before: _Point, after: _Point) -> tuple[str, _Point]:
-    """A curve that leaves room for the one the other way, and where its label stands."""
+def _arc(before: _Point, after: _Point) -> tuple[str, _Point, str]:
+    """A curve that leaves room for the one the other way, and where its label stands, outside of it."""
     length = hypot(after.x - before.x, after.y - before.y)
     aside = _Point(-(after.y - before.y) / length, (after.x - before.x) / length)
     bend = _Point((before.x + after.x) / 2 - 40 * aside.x, (before.y + after.y) / 2 - 40 * aside.y)
     begin, end = _edge_of(before, bend), _edge_of(after, bend)
-    label = _Point((begin.x + end.x) / 4 + bend.x / 2 - 13 * aside.x, (begin.y + end.y) / 4 + bend.y / 2 - 13 * aside.y)
-    return f"M{begin.x:.0f} {begin.y:.0f} Q{bend.x:.0f} {bend.y:.0f} {end.x:.0f} {end.y:.0f}", label
+    label = _Point((begin.x + end.x) / 4 + bend.x / 2 - 11 * aside.x, (begin.y + end.y) / 4 + bend.y / 2 - 11 * aside.y)
+    anchor = "middle" if abs(aside.x) < 0.2 else "start" if aside.x < 0 else "end"
+    return f"M{begin.x:.0f} {begin.y:.0f} Q{bend.x:.0f} {bend.y:.0f} {end.x:.0f} {end.y:.0f}", label, anchor
 
 
 def _edge_of(centre: _Point, towards: _Point) -> _Point:
@@ -194,11 +195,11 @@ def _edge_of(centre: _Point, towards: _Point) -> _Point:
     return _Point(centre.x + share * x, centre.y + share * y)
 
 
-def _loop(role: Role) -> tuple[str, _Point]:
+def _loop(role: Role) -> tuple[str, _Point, str]:
     """An arrow from a box to itself, above it."""
     x, y = _PLACES[role].x + _LOOPS[role], _PLACES[role].y - _BOX.y
     path = f"M{x - 16:.0f} {y:.0f} C{x - 28:.0f} {y - 36:.0f} {x + 28:.0f} {y - 36:.0f} {x + 16:.0f} {y:.0f}"
-    return path, _Point(x, y - 36)
+    return path, _Point(x, y - 36), "middle"
 
 
 # --- Options, messages, Ready -----------------------------------------------------------------------------------------

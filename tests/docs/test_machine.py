@@ -225,7 +225,7 @@ def test_the_fields_of_a_ready_and_of_a_message_are_explained_by_the_code() -> N
 
 def test_deviations_are_numbered_without_a_gap_and_say_where_they_come_from() -> None:
     text = text_of(RAFT).partition("## Deviations")[2].partition("## Damaged")[0]
-    numbers = [int(number) for number in re.findall(r"(?:^|; )(\d+)\. \*\*", text, re.MULTILINE)]
+    numbers = [int(number) for number in re.findall(r"^(\d+)\. \*\*", text, re.MULTILINE)]
 
     assert numbers == list(range(1, len(numbers) + 1))
 
