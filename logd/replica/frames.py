@@ -105,6 +105,7 @@ def decode_frame(data: bytes, sender: str, receiver: str) -> PeerFrame:
     """
     try:
         level, beat, messages, *_ = msgpack.unpackb(data)
+        _check_numbers(level)
         return PeerFrame(
             level,
             _decode_beat(beat) if beat is not None else None,
@@ -139,8 +140,24 @@ def _encode_message(group: int, message: Message) -> list[Any]:
 
 def _decode_beat(fields: list[Any]) -> Beat:
     life, generation, base, resting, awake, known_life, known_generation, *_ = fields
+    _check_numbers(life, generation, base, *awake, known_life, known_generation)
     rests = [(group, term, index) for group, term, index in resting]
+    for rest in rests:
+        _check_numbers(*rest)
     return Beat(life, generation, base, rests, awake, known_life, known_generation)
+
+
+def _check_numbers(*values: Any) -> None:
+    """Raises TypeError unless all are numbers as the core counts, from 0."""
+    for value in values:
+        if type(value) is not int or value < 0:
+            raise TypeError(f"{value!r} is no number from 0")
+
+
+def _check_bytes(*values: Any) -> None:
+    for value in values:
+        if type(value) is not bytes:
+            raise TypeError(f"{value!r} is no bytes")
 
 
 _DEFAULTS: Final[tuple[Any, ...]] = (0, 0, 0, 0, 0, 0, 0, 0, b"", b"", 0, b"", (), None)
@@ -148,7 +165,14 @@ _DEFAULTS: Final[tuple[Any, ...]] = (0, 0, 0, 0, 0, 0, 0, 0, b"", b"", 0, b"", (
 
 def _decode_message(fields: list[Any], sender: str, receiver: str) -> Message:
     values = (*fields, *_DEFAULTS[len(fields) :])
-    _, tag, term, index, log_term, commit, flags, hint, context, chain, last, admission, batches, start = values[:14]
+    group, tag, term, index, log_term, commit, flags, hint, context, chain, last, admission, batches, start = values[
+        :14
+    ]
+    # The core trusts what it is told.
+    _check_numbers(group, term, index, log_term, commit, flags, hint, last)
+    _check_bytes(context, chain, admission)
+    if (start is not None) != (tag == _TAGS[MessageType.SNAPSHOT]):
+        raise ValueError("a start belongs into a snapshot, and nowhere else")
     entries: tuple[Entry, ...] = ()
     if batches:
         entries = tuple(map(entry_of, batches))
@@ -162,7 +186,7 @@ def _decode_message(fields: list[Any], sender: str, receiver: str) -> Message:
         log_term=log_term,
         commit=commit,
         entries=entries,
-        snapshot=None if start is None else snapshot_of(Start(*start)),
+        snapshot=None if start is None else snapshot_of(_decode_start(start)),
         reject=bool(flags & _REJECT),
         reject_hint=hint,
         context=context,
@@ -171,6 +195,13 @@ def _decode_message(fields: list[Any], sender: str, receiver: str) -> Message:
         is_damaged=bool(flags & _DAMAGED),
         admission=admission,
     )
+
+
+def _decode_start(fields: list[Any]) -> Start:
+    start = Start(*fields)
+    _check_numbers(start.index, start.term, start.offset, start.append_timestamp, start.partition)
+    _check_bytes(start.chain, start.topic_id, start.membership, start.producers, start.state)
+    return start
 
 
 def _check_run(index: int, chain: bytes, entries: tuple[Entry, ...]) -> None:
