@@ -1,5 +1,6 @@
 """The machine as a table: every pair of role and message is there, also what is ignored."""
 
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -46,6 +47,21 @@ def test_what_is_ignored_changes_nothing(role: Role, type_: MessageType) -> None
     before = group.status()
     group.step(Message(type_, "a", "b", group.term, context=b"x", snapshot=group.log.snapshot))
     assert (group.status(), group.has_ready) == (before, False)
+
+
+@pytest.mark.parametrize(
+    ("role", "transition"),
+    [
+        (Role.FOLLOWER, Group.become_leader),
+        (Role.LEADER, Group.become_candidate),
+        (Role.LEADER, Group.become_pre_candidate),
+    ],
+)
+def test_there_is_no_way_around_an_election_and_none_from_leading_to_campaigning(
+    role: Role, transition: Callable[[Group], None]
+) -> None:
+    with pytest.raises(AssertionError):
+        transition(in_role(role))
 
 
 @pytest.mark.parametrize("role", Role)

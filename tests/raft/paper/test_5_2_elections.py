@@ -294,6 +294,15 @@ def test_each_candidate_restarts_its_timeout_when_an_election_begins() -> None:
     assert (group.role, group.election_elapsed_ticks, group.randomized_election_ticks) == (Role.CANDIDATE, 0, 17)
 
 
+@pytest.mark.parametrize("pre_vote", [False, True])
+def test_every_server_can_lead_in_turn(pre_vote: bool) -> None:
+    """5.2: whoever campaigns with a log like the others' wins, and the others follow it."""
+    network = Network(check_quorum=False, pre_vote=pre_vote)
+    for term, name in enumerate("abcabc", start=1):
+        network.elect(name)
+        assert {(group.leader, group.term) for group in network} == {(name, term)}
+
+
 def test_an_election_needs_a_majority_that_can_talk() -> None:
     """5.2: the majority rule "ensures that at most one candidate can win the election for a particular term"."""
     network = Network("abcde", **PLAIN)

@@ -20,7 +20,7 @@ from logd.raft.types import (
     Transition,
 )
 from tests.raft.network import Network
-from tests.raft.support import Fixed, acknowledge, entries, lead, replica, settle
+from tests.raft.support import Fixed, acknowledge, entries, lead, members, replica, settle
 
 M = MessageType
 PLAIN: dict[str, Any] = {"pre_vote": False, "check_quorum": False}
@@ -263,6 +263,43 @@ def test_a_voter_can_be_made_a_learner() -> None:
     acknowledge(group, "b", 2)
     assert (group.configuration.voters, group.configuration.learners) == (frozenset("ab"), frozenset("c"))
     assert (group.progress["c"].match_index, group.progress["c"].is_learner) == (1, True)
+
+
+def test_a_learner_is_removed_and_the_last_voter_is_not() -> None:
+    """Thesis 4.1: a group without voters could decide nothing any more."""
+    group = lead(replica("a", "a", learners="b"))
+    group.propose_change(remove("b"))
+    settle(group)
+    without = group.configuration
+    with pytest.raises(InvalidChange, match="removed all voters"):
+        group.apply_change(remove("a"))
+    assert (without, group.configuration) == (members("a"), members("a"))
+
+
+@pytest.mark.parametrize(
+    ("voters", "learners", "is_promotable"),
+    [("a", "", True), ("abc", "", True), ("", "", False), ("bc", "", False), ("bc", "a", False)],
+)
+def test_only_voters_may_campaign(voters: str, learners: str, is_promotable: bool) -> None:
+    """Section 6: whoever is in no configuration has no part in elections."""
+    group = replica("a", voters, learners=learners)
+    for _ in range(3 * group.options.election_ticks):
+        group.tick()
+    assert group.is_promotable is is_promotable
+    assert (group.role is not Role.FOLLOWER) is is_promotable
+
+
+def test_a_member_that_does_not_know_that_it_is_one_follows() -> None:
+    """Section 6: it takes entries and votes, from whomever they come; the change that made it a member may follow."""
+    group = replica("d", "", term=1)
+    group.step(Message(M.VOTE_REQUEST, "d", "a", 2))
+    group.step(Message(M.APPEND, "d", "a", 2, entries=entries(2), commit=1))
+    answers = settle(group).messages
+    assert [(answer.type, answer.reject) for answer in answers] == [
+        (M.VOTE_RESPONSE, False),
+        (M.APPEND_RESPONSE, False),
+    ]
+    assert (group.leader, group.last.index) == ("a", 1)
 
 
 # --- Joint consensus (section 6; thesis 4.3) --------------------------------------------------------------------------

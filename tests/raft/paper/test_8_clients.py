@@ -92,6 +92,7 @@ def test_one_round_of_heartbeats_confirms_all_reads_before_it() -> None:
     context = settle(group).of(M.HEARTBEAT)[-1].context
     assert confirm(group, "b", context).read_states == [ReadState(1, b"one"), ReadState(2, b"two")]
     assert confirm(group, "c", context).read_states == []
+    assert (len(group.reads), group.reads.is_waiting) == (0, False)
 
 
 def test_a_later_heartbeat_carries_the_reads_that_wait() -> None:

@@ -1,5 +1,6 @@
 """The thesis: pre-vote (9.6), check-quorum (6.2), leadership transfer (3.10)."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -170,7 +171,7 @@ def test_an_own_vote_that_is_durable_too_late_elects_nobody() -> None:
         assert (group.role, group.leader) == (Role.FOLLOWER, "b")
 
 
-def test_a_stuck_pre_candidate_of_a_later_term_is_freed() -> None:
+def test_a_stuck_candidate_of_a_later_term_is_freed() -> None:
     """9.6: with pre-vote nothing else would bring the leader up to its term (etcd's deviation, and ours)."""
     network = Network(pre_vote=False, check_quorum=True)
     network.elect("a")
@@ -180,6 +181,49 @@ def test_a_stuck_pre_candidate_of_a_later_term_is_freed() -> None:
     network.heal()
     network.tick("a", times=2)
     assert (network["a"].role, network["a"].term) == (Role.FOLLOWER, network["c"].term)
+
+
+def mixed(*with_pre_vote: str) -> Network:
+    """A cluster in which only these were restarted with the option."""
+    network = Network(**PLAIN)
+    for name in with_pre_vote:
+        network[name].options = replace(network[name].options, pre_vote=True)
+    return network
+
+
+def test_a_cluster_in_which_not_all_ask_for_pre_votes_can_elect() -> None:
+    """9.6 is switched on node by node: one of a later term must not stand in the way for ever."""
+    network = mixed("a", "b")
+    network.elect("a")
+    network.isolate("c")
+    network.propose("a")
+    network["c"].campaign()
+    network["c"].campaign()
+    network.settle()
+    network.heal()
+    network.isolate("a")
+    for _ in range(3):
+        network.elect("c")
+        network.elect("b")
+    assert (network["b"].role, network["c"].role) == (Role.LEADER, Role.FOLLOWER)
+
+
+def test_a_pre_candidate_of_a_later_term_is_freed_where_others_know_no_pre_vote() -> None:
+    """9.6: the leader of the past hears of the later term from it."""
+    network = mixed("a", "b")
+    network.elect("a")
+    network.isolate("c")
+    network.propose("a")
+    network["c"].campaign()
+    network["c"].campaign()
+    network.settle()
+    network["c"].options = replace(network["c"].options, pre_vote=True)
+    network.heal()
+    network.elect("c")
+    network.tick("a", times=2)
+    freed = (network["a"].role, network["a"].term)
+    network.elect("a")
+    assert (freed, network["a"].role) == ((Role.FOLLOWER, 3), Role.LEADER)
 
 
 # --- Check-quorum (6.2) -----------------------------------------------------------------------------------------------
@@ -215,9 +259,10 @@ def test_learners_do_not_keep_a_leader_in_office() -> None:
     assert group.role is Role.FOLLOWER
 
 
-def test_a_leader_is_superseded_once_it_is_not_heard() -> None:
+@pytest.mark.parametrize("pre_vote", [False, True])
+def test_a_leader_is_superseded_once_it_is_not_heard(pre_vote: bool) -> None:
     """6.2 and 4.2.3: the refusal to vote lasts for an election timeout, not for ever."""
-    network = Network(pre_vote=False)
+    network = Network(pre_vote=pre_vote)
     network.elect("a")
     network.elect("c")
     refused = network["c"].role
@@ -226,7 +271,8 @@ def test_a_leader_is_superseded_once_it_is_not_heard() -> None:
     network["b"].randomized_election_ticks = 19
     network.tick("b", times=10)
     network.elect("c")
-    assert (refused, network["c"].role, network["a"].role) == (Role.CANDIDATE, Role.LEADER, Role.LEADER)
+    campaigning = Role.PRE_CANDIDATE if pre_vote else Role.CANDIDATE
+    assert (refused, network["c"].role, network["a"].role) == (campaigning, Role.LEADER, Role.LEADER)
 
 
 def test_a_leader_believes_in_itself() -> None:
