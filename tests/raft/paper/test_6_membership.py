@@ -211,6 +211,17 @@ def test_what_a_removed_server_says_counts_for_nothing() -> None:
     assert (group.commit_index, sorted(group.progress)) == (2, ["a", "b", "c"])
 
 
+def test_a_server_that_is_added_again_stays_what_it_was() -> None:
+    """Thesis 4.1: a change may be proposed twice, for its proposer may not have heard of the first."""
+    group = lead(replica(**PLAIN), "b")
+    acknowledge(group, "b", 1)
+    acknowledge(group, "c", 1)
+    group.propose_change(add("c"))
+    settle(group)
+    acknowledge(group, "b", 2)
+    assert (group.configuration, group.progress["c"].match_index) == (members(), 1)
+
+
 # --- Learners (thesis 4.2.1) ------------------------------------------------------------------------------------------
 
 
