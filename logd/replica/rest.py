@@ -28,7 +28,8 @@ class _Told:
     """Term and last index of each group of the list."""
     acknowledged: int = 0
     """The generation that the peer is known to have; 0 for none, and then it is told everything."""
-    # Invariant: every change above `acknowledged` is in it, oldest first.
+    complete_from: int = 1
+    # Invariant: every change above `complete_from` is in it, oldest first; `acknowledged` is 0 or at least that.
     changes: deque[tuple[int, int]] = field(default_factory=deque)
     """Generation, group."""
 
@@ -38,15 +39,20 @@ class _Told:
         else:
             self.resting[group] = place
         self.generation += 1
-        if self.acknowledged:
-            self.changes.append((self.generation, group))
-            if len(self.changes) > 2 * len(self.resting) + 64:
-                # All of it is shorter by now.
-                self.acknowledge(0)
+        self.changes.append((self.generation, group))
+        if len(self.changes) > 2 * len(self.resting) + 64:
+            # All of it is shorter by now.
+            self.changes.clear()
+            self.complete_from = self.generation
+            self.acknowledged = 0
 
     def acknowledge(self, generation: int) -> None:
-        self.acknowledged = generation
-        while self.changes and (self.changes[0][0] <= generation or not generation):
+        if generation < self.complete_from:
+            # What changed since is not known any more, or nothing is known there.
+            self.acknowledged = 0
+            return
+        self.acknowledged = self.complete_from = generation
+        while self.changes and self.changes[0][0] <= generation:
             self.changes.popleft()
 
 
