@@ -8,6 +8,7 @@ anywhere and repeated.
 The six points of `docs/storage-format.md` ("Recovery") are marked R1 to R6 where they are carried out.
 """
 
+import errno
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -27,6 +28,7 @@ from logd.store.events import (
 )
 from logd.store.files import Buffer, File
 from logd.store.format import (
+    BATCH_ENTRY,
     BLANK_DIGEST,
     INITIAL_HARD_STATE,
     NOWHERE,
@@ -58,6 +60,8 @@ from logd.store.segment import INDEX_FIELD, INDEX_FIELD_POSITION, Segment, walk_
 from wire.errors import CorruptBatch
 from wire.record import HEADER_BYTES, BatchHeader, check_alone, decode_header, header_chain_holds
 
+# What a batch takes in a round at least: its header, and its entry in both directories.
+_JOURNALED_BATCH_BYTES_MIN: Final = HEADER_BYTES + 2 * BATCH_ENTRY.size
 # How many bytes of batches are gathered for one write.
 WRITE_BYTES: Final = 4 << 20
 # A header that cannot be read says no length: the next batch is looked for by its index, so many batches ahead.
@@ -102,6 +106,8 @@ class Replayed:
     """Started or replaced in a round that was read: no older segment is of any use."""
     is_end_uncertain: bool = False
     """A round that may have held entries of this group cannot be read at all, and nothing later tells."""
+    lost_batches_max: int = 0
+    """While that is so: how many batches it can have held, so that no promise lies beyond the end plus this."""
     is_base_doubtful: bool = False
     """A file of the journal is missing: what it covered, up to `base`, may not be in segments."""
     has_voided: bool = False
@@ -212,6 +218,8 @@ class Replay:
     last_digest: bytes
     has_lost_rounds: bool = False
     """Entries were lost, of groups that nobody knows, after the last table."""
+    lost_batches_max: int = 0
+    """How many batches those can have been."""
 
 
 class _Source(NamedTuple):
@@ -326,7 +334,7 @@ class JournalReader:
                 replay.groups[group] = Replayed.from_row(row)
             else:
                 known.adopt(row)
-        replay.has_lost_rounds = False
+        replay.has_lost_rounds, replay.lost_batches_max = False, 0
         replay.last_round, replay.last_digest = table.last_round, table.last_digest
 
     def _replay_file(self, replay: Replay, source: _Source, following: list[_Source]) -> None:
@@ -381,10 +389,10 @@ class JournalReader:
             if head.round_number == expected and (not position or head.position == position):
                 # Its second copy serves; or the table is lost, and with it where the first round starts.
                 return head, reason
-            self._lose_rounds(replay, source, position, expected, reason)
+            self._lose_rounds(replay, source, position, head.position, expected, reason)
             return head, ""
         if self._is_later_known(source, source.file.size(), expected, following):
-            self._lose_rounds(replay, source, position, expected, reason)
+            self._lose_rounds(replay, source, position, source.file.size(), expected, reason)
         else:
             self._report_torn(source, position)
         return None, ""
@@ -413,13 +421,18 @@ class JournalReader:
         first = next(find_heads(source.file, self._journal_id, source.number, 0), None)
         return first.round_number - 1 if first is not None else -1
 
-    def _lose_rounds(self, replay: Replay, source: _Source, position: int, expected: int, reason: str) -> None:
+    def _lose_rounds(
+        self, replay: Replay, source: _Source, position: int, end_position: int, expected: int, reason: str
+    ) -> None:
         """Rounds of which not even the directory can be read: they may have held entries of any group."""
         self._context.report(DamagedRound(source.path, position, expected, is_directory_readable=False, reason=reason))
+        batches_max = (end_position - position) // _JOURNALED_BATCH_BYTES_MIN
         replay.has_lost_rounds = True
+        replay.lost_batches_max += batches_max
         for group in replay.groups.values():
             # An older hard state may be older than a vote that was given: better none (R5).
             group.hard_state = None
+            group.lost_batches_max = batches_max + (group.lost_batches_max if group.is_end_uncertain else 0)
             group.is_end_uncertain = True
 
     def _read_batches(self, source: _Source, head: RoundHead) -> Iterator[tuple[int, BatchHeader | None]]:
@@ -496,6 +509,7 @@ class JournalReader:
                     None,
                     end.term,
                     is_end_uncertain=True,
+                    lost_batches_max=replay.lost_batches_max,
                 )
                 replay.groups[number] = group
                 return group
@@ -944,11 +958,17 @@ class Restorer:
         return touched
 
     def _bytes_of(self, good: _Good) -> bytes:
+        """A batch that was found whole, read again and looked at again: a disk may say something else each time."""
+        file, position = self._file(good.place.segment), good.place.position
         if good.placement is not None:
-            return good.placement.file.pread(good.place.length, good.placement.journal_position)
-        file = self._file(good.place.segment)
+            file, position = good.placement.file, good.placement.journal_position
         assert file is not None
-        return file.pread(good.place.length, good.place.position)
+        data = file.pread(good.place.length, position)
+        if _verified(data, good.header.index, good.header.chain) is None:
+            raise OSError(
+                errno.EIO, f"index {good.header.index} was whole, and is not when it is read again", file.path
+            )
+        return data
 
     def _write_run(self, place: Place, buffers: list[Buffer]) -> None:
         file = self._file(place.segment)
@@ -1113,9 +1133,11 @@ class Restorer:
                     "promised, and readable neither in the journal nor in its segment",
                 )
             )
-        if replayed.is_end_uncertain and end.index >= index:
-            # A round that may have promised more cannot be read: at least one batch may be missing.
-            index, term, chain = end.index + 1, replayed.known_term, BLANK_DIGEST
+        if replayed.is_end_uncertain:
+            # A round that may have promised more cannot be read. A floor that is too high lasts longer than need be;
+            # one that is too low would let a promise be broken.
+            index = max(index + max(replayed.lost_batches_max, 1), end.index + 1)
+            term, chain = replayed.known_term, BLANK_DIGEST
         if log.damage or end.index < index:
             log.floor = Floor(index, term, chain, log.intact_index)
         known = replayed.floor

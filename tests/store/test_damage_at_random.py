@@ -13,8 +13,8 @@ from logd.store.errors import JournalFull, NoRoom
 from logd.store.format import HardState, LogEnd, Start
 from logd.store.log import Log
 from logd.store.round import Append, RoundEntry, SetHardState, SetStart
-from tests.store.support import add_group, do, end_of, finish, housekeep, make_batches, make_room, open_store
-from tests.support.fake_files import PAGE_BYTES, FakeFileSystem
+from tests.store.support import NODE, add_group, do, end_of, finish, housekeep, make_batches, make_room, open_store
+from tests.support.fake_files import PAGE_BYTES, DiskFaults, FakeFileSystem
 from wire.errors import CorruptBatch
 from wire.record import StampedBatch, check_alone, split_batches
 
@@ -24,10 +24,10 @@ GROUPS = (1, 2, 3)
 class Leader:
     """What one group promised: everything that the replica has to hold again in the end."""
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: Start, batches: list[StampedBatch], hard_state: HardState) -> None:
         self.start = start
-        self.batches: list[StampedBatch] = []
-        self.hard_state = HardState(1, "", 0)
+        self.batches = batches
+        self.hard_state = hard_state
 
     @property
     def end(self) -> tuple[int, int]:
@@ -36,6 +36,15 @@ class Leader:
 
     def from_index(self, index: int) -> list[StampedBatch]:
         return [batch for batch in self.batches if batch.header.index >= index]
+
+
+def is_newer(log: Log, leader: Leader, maybe: Leader) -> bool:
+    """Whether the round of which nobody was told is there."""
+    if maybe.start != leader.start:
+        return log.start.index == maybe.start.index
+    if maybe.hard_state != leader.hard_state:
+        return log.hard_state == maybe.hard_state
+    return log.end == end_of(maybe.batches[-1])
 
 
 class Replica:
@@ -49,9 +58,11 @@ class Replica:
         for group in GROUPS:
             log = add_group(self.store, group)
             assert log.hard_state is not None
-            self.leaders[group] = Leader(log.start)
-            self.leaders[group].hard_state = log.hard_state
+            self.leaders[group] = Leader(log.start, [], log.hard_state)
         self.was_damaged = 0
+        self.maybe: tuple[int, Leader] | None = None
+        """What one group may have promised as well: a round that holds it failed."""
+        self.faults = DiskFaults(self.chance, path_prefix="/data/groups/")
 
     def round(self, entries: list[RoundEntry]) -> None:
         """A round that is certainly made."""
@@ -92,8 +103,10 @@ class Replica:
             self.append(group, batches)
         elif action == "vote":
             old = leader.hard_state
-            leader.hard_state = HardState(old.term + chance.randrange(2), old.vote, old.commit + 1)
-            self.round([SetHardState(group, leader.hard_state)])
+            after = Leader(
+                leader.start, leader.batches, HardState(old.term + chance.randrange(2), old.vote, old.commit + 1)
+            )
+            self.promise(group, after, [SetHardState(group, after.hard_state)])
         elif action == "retain" and leader.batches and chance.random() < 0.5:
             self.move_start(group, end_of(chance.choice(leader.batches)), keeps_suffix=True)
         elif action == "snapshot" and chance.random() < 0.2:
@@ -109,13 +122,19 @@ class Replica:
 
     def append(self, group: int, batches: list[StampedBatch]) -> None:
         leader = self.leaders[group]
-        term = batches[-1].header.term
-        if leader.hard_state.term < term:
-            leader.hard_state = HardState(term, "", leader.hard_state.commit)
+        term, first = batches[-1].header.term, batches[0].header.index
+        hard_state = leader.hard_state
+        if hard_state.term < term:
+            hard_state = HardState(term, NODE, hard_state.commit)
+        kept = [batch for batch in leader.batches if batch.header.index < first]
         make_room(self.store.groups[group], batches)
-        self.round([SetHardState(group, leader.hard_state), *(Append(group, batch) for batch in batches)])
-        first = batches[0].header.index
-        leader.batches = [batch for batch in leader.batches if batch.header.index < first] + batches
+        entries: list[RoundEntry] = [SetHardState(group, hard_state), *(Append(group, batch) for batch in batches)]
+        self.promise(group, Leader(leader.start, kept + batches, hard_state), entries)
+
+    def promise(self, group: int, after: Leader, entries: list[RoundEntry]) -> None:
+        self.maybe = group, after
+        self.round(entries)
+        self.leaders[group], self.maybe = after, None
 
     def move_start(self, group: int, end: LogEnd, *, keeps_suffix: bool) -> None:
         leader, log = self.leaders[group], self.store.groups[group]
@@ -129,9 +148,8 @@ class Replica:
             chain=end.chain,
         )
         do(log.prepare_start(start))
-        self.round([SetStart(group, start, keeps_suffix)])
-        leader.start = start
-        leader.batches = leader.from_index(end.index + 1) if keeps_suffix else []
+        kept = leader.from_index(end.index + 1) if keeps_suffix else []
+        self.promise(group, Leader(start, kept, leader.hard_state), [SetStart(group, start, keeps_suffix)])
 
     # --- The disk -----------------------------------------------------------------------------------------------------
 
@@ -164,12 +182,39 @@ class Replica:
     def run(self, steps: int) -> None:
         self.node_file = self.files.contents("/data/node.json")
         for _ in range(steps):
-            for _ in range(self.chance.randint(1, 25)):
-                self.step()
-            self.damage_and_crash()
-            self.store = open_store(self.files)
+            try:
+                self.draw_faults()
+                for _ in range(self.chance.randint(1, 25)):
+                    self.step()
+                self.files.heal()
+                self.damage_and_crash()
+            except (OSError, CorruptBatch):
+                # The process ends; in some of the cases so does the machine.
+                self.files = self.files.crash(self.chance) if self.chance.random() < 0.7 else self.files.kill()
+            self.open()
             self.check()
             self.repair()
+
+    def draw_faults(self) -> None:
+        """Each kind is absent half of the time."""
+        for name in ("read_error", "write_error", "sync_error", "misdirected_read", "misdirected_write"):
+            setattr(self.faults, name, self.chance.choice([0.0, 0.03]))
+        self.files.inject(self.faults)
+
+    def open(self) -> None:
+        """Start the process, until the disk lets it; a machine whose file system is read-only is started anew."""
+        for attempt in range(20):
+            self.files.heal()
+            if attempt < 3 and self.chance.random() < 0.5:
+                self.draw_faults()
+            try:
+                self.store = open_store(self.files)
+            except OSError:
+                self.files = self.files.crash(self.chance) if self.chance.random() < 0.5 else self.files.kill()
+            else:
+                self.files.heal()
+                return
+        raise AssertionError("a disk without faults is not opened")
 
     # --- What is left, and its repair ---------------------------------------------------------------------------------
 
@@ -179,6 +224,8 @@ class Replica:
             log = self.store.groups.get(group)
             if log is None:
                 continue  # told by an event; the shell asks for a snapshot
+            if self.maybe is not None and self.maybe[0] == group and is_newer(log, leader, self.maybe[1]):
+                leader = self.leaders[group] = self.maybe[1]
             if log.hard_state is not None:
                 assert log.hard_state == leader.hard_state
             if log.floor is not None:
@@ -187,6 +234,8 @@ class Replica:
                 assert (floor.term, floor.index) >= leader.end or log.hard_state is None, (floor, leader.end)
             else:
                 assert (log.end.term, log.end.index) == leader.end
+
+        self.maybe = None
 
     def repair(self) -> None:
         for group, leader in self.leaders.items():
@@ -210,12 +259,13 @@ class Replica:
                 self.round([Append(group, batch) for batch in following])
                 if self.chance.random() < 0.1:
                     self.files = self.files.crash(self.chance)
-                    self.store = open_store(self.files)
+                    self.open()
                     log = self.store.groups[group]
                     assert log.floor is not None or log.end.index == leader.end[1]
             if log.floor is not None:
                 # A promise that nothing tells any more, but that there may have been; a later leader's entry will do.
                 self.append(group, make_batches(log.end, 1, term=max(log.floor.term, leader.hard_state.term) + 1))
+            leader = self.leaders[group]
             assert log.floor is None, (log.floor, log.end, leader.end, log.damage)
             assert log.damage == ()
             assert (log.end.term, log.end.index) == leader.end
@@ -241,7 +291,7 @@ class Replica:
         return count
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(40))
 def test_what_a_bad_disk_takes_is_told_and_comes_back(seed: int) -> None:
     replica = Replica(seed)
 
