@@ -166,6 +166,7 @@ SEEDS = int(os.environ.get("LOGD_SIM_SEEDS", "60"))
 FIRST_SEED = int(os.environ.get("LOGD_SIM_FIRST_SEED") or secrets.randbelow(1 << 48))
 
 
+@pytest.mark.timeout(1800)  # three minutes of one core; a busy machine takes longer
 def test_new_seeds_find_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, "-m", "tests.sim", "--count", str(SEEDS), "--from", str(FIRST_SEED), "--jobs", "2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1500)
