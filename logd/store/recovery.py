@@ -430,9 +430,9 @@ class JournalReader:
         replay.has_lost_rounds = True
         replay.lost_batches_max += batches_max
         for group in replay.groups.values():
+            group.lost_batches_max = batches_max + (group.lost_batches_max if group.is_end_uncertain else 0)
             # An older hard state may be older than a vote that was given: better none (R5).
             group.hard_state = None
-            group.lost_batches_max = batches_max + (group.lost_batches_max if group.is_end_uncertain else 0)
             group.is_end_uncertain = True
 
     def _read_batches(self, source: _Source, head: RoundHead) -> Iterator[tuple[int, BatchHeader | None]]:
