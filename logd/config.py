@@ -3,7 +3,7 @@
 Its one idea: every setting is declared once, as an annotated field with its type, bounds, default and the reason for
 it; reading, checking, naming in the environment and the settings table of the documentation all follow from that
 declaration. It must not know what a setting is used for, nor look at the machine: it reads one file and nothing else,
-so that `logd --check-config` says the same beside a running node as before its first start.
+so that settings mean the same beside a running node as before its first start.
 """
 
 import dataclasses

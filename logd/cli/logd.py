@@ -70,7 +70,7 @@ _LISTEN_ERRORS: Final = frozenset((errno.EADDRINUSE, errno.EADDRNOTAVAIL))
     metavar="SECTION.KEY=VALUE",
     help="Any setting, like store.segment_bytes_max=64MiB; may be repeated.",
 )
-@click.option("--check-config", is_flag=True, help="Say `ok`, or everything that is wrong, and do not start.")
+@click.option("--check-config", is_flag=True, help="Say `ok`, or all that is wrong, also of TLS files; start nothing.")
 @click.option(
     "--output",
     "-o",
@@ -112,6 +112,7 @@ def command(  # one parameter per option
         return
     loaded = _load(config, common, assignments, is_development=dev)
     if check_config:
+        _check_files(loaded)
         _answer(output, {"ok": True, "settings": _shown(loaded)}, "ok")
         return
     _start(loaded, is_development=dev)
@@ -159,6 +160,16 @@ def _shown(config: "Config") -> dict[str, Any]:
         setting.key: {"value": value_text(setting, value), "origin": origin}
         for setting, value, origin in config.items()
     }
+
+
+def _check_files(config: "Config") -> None:
+    """Load the TLS files as a start would. Raises NodeFilesError."""
+    # A start makes the development certificates, and anew whatever is not in order of them: there is nothing to check.
+    if all(config.origins[key] == "--dev" for key in ("tls.ca", "tls.certificate", "tls.key")):
+        return
+    from logd.security.tls import node_tls  # noqa: PLC0415  # it loads `ssl`
+
+    node_tls(config)
 
 
 def _start(config: "Config", *, is_development: bool) -> None:
@@ -246,8 +257,10 @@ Ctrl-C stops it. (In this directory logctl finds the node without a context.)
 
 def translate(error: Exception) -> LogdError | None:
     """Errors of the rooms below, as the command line's own. None for what is not expected."""
-    from logd.security.tls import SecurityError  # noqa: PLC0415  # it loads `ssl`
+    from logd.security.tls import NodeFilesError, SecurityError  # noqa: PLC0415  # it loads `ssl`
 
+    if isinstance(error, NodeFilesError):
+        return problem_of(error.problems)
     if isinstance(error, SecurityError):
         return ConfigurationProblem(str(error), {"problems": [str(error)]})
     if isinstance(error, socket.gaierror) or (isinstance(error, OSError) and error.errno in _LISTEN_ERRORS):

@@ -28,8 +28,7 @@ from logd.raft.types import Configuration
 from logd.replica.clock import AppendClock, ClockReading
 from logd.replica.driver import Driver, DriverOptions, apply_batch
 from logd.replica.restore import recover, start_at, what_is_lost
-from logd.security.identity import Identity, IdentityError
-from logd.security.tls import SecurityError, TlsFiles, expiry_seconds, own_certificate, server_context
+from logd.security.tls import expiry_seconds, node_tls
 from logd.server.door import Door
 from logd.server.listener import Listener
 from logd.server.outbox import Corks
@@ -102,7 +101,7 @@ class Node:
     async def run(self) -> None:
         """Serve until `stop`.
 
-        Raises SecurityError, StoreError, OSError (an address in use) before it serves, DiskFailed while it does.
+        Raises NodeFilesError, StoreError, OSError (an address in use) before it serves, DiskFailed while it does.
         """
         context = self._tls()
         # An address in use is found out before anything in the directory is touched.
@@ -117,22 +116,11 @@ class Node:
     # --- Opening ------------------------------------------------------------------------------------------------------
 
     def _tls(self) -> ssl.SSLContext:
-        tls = self.config.tls
-        files = TlsFiles(tls.ca, tls.certificate, tls.key)
-        context = server_context(files)
-        certificate = own_certificate(files)
-        try:
-            identity = Identity.of_certificate(certificate, self.config.node.cluster_name)
-        except IdentityError as error:
-            raise SecurityError(f"{tls.certificate}: {error}") from error
-        if identity.name != self.config.node.name:
-            raise SecurityError(
-                f"{tls.certificate}: it names the node {identity.name}, the configuration {self.config.node.name}"
-            )
-        days = expiry_seconds(certificate) / 86400 - time.time() / 86400
+        tls = node_tls(self.config)
+        days = expiry_seconds(tls.certificate) / 86400 - time.time() / 86400
         if days < 30:
-            self._log.warning("certificate_expires_soon", file=tls.certificate, days=round(days, 1))
-        return context
+            self._log.warning("certificate_expires_soon", file=self.config.tls.certificate, days=round(days, 1))
+        return tls.context
 
     def _open_store(self) -> Store:
         config = self.config

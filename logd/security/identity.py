@@ -68,13 +68,21 @@ class Identity:
         """
         if not certificate:
             raise IdentityError("no certificate")
-        uris = _uris(certificate)
-        if len(uris) != 1:
-            raise IdentityError(f"the certificate holds {len(uris)} URIs; it must hold exactly one")
-        identity = cls.parse(uris[0])
+        identity = cls.of_uri_in(certificate)
         if identity.cluster_name != cluster_name:
             raise IdentityError(f"{identity} belongs to another cluster than {cluster_name}")
         return identity
+
+    @classmethod
+    def of_uri_in(cls, certificate: Mapping[str, object]) -> "Identity":
+        """Return the identity of any cluster that a certificate (as above) holds, or raise `IdentityError`.
+
+        It trusts nobody: it is for a node that looks at its own certificate.
+        """
+        uris = _uris(certificate)
+        if len(uris) != 1:
+            raise IdentityError(f"the certificate holds {len(uris)} URIs; it must hold exactly one")
+        return cls.parse(uris[0])
 
 
 def _uris(certificate: Mapping[str, object]) -> list[str]:

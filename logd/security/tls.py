@@ -11,8 +11,11 @@ import os
 import ssl
 import stat
 import time
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Final, Literal
+
+from logd.config import DEFAULT_ORIGIN, Config
+from logd.security.identity import Identity, IdentityError, Kind
 
 # Some dozens of certificates; a file beyond this is none of the three.
 FILE_BYTES_MAX: Final = 1 << 20
@@ -20,11 +23,31 @@ FILE_BYTES_MAX: Final = 1 << 20
 _HANDSHAKE_STEPS_MAX = 10
 
 
+# Which of `TlsFiles`; "" is none of them.
+Part = Literal["", "ca", "certificate", "key"]
+
+
 class SecurityError(Exception):
     """The files that make this process trusted are not in order; the text names the file and says what to do.
 
-    Nothing was changed: whoever was loading goes on with what it had, or does not start.
+    `part` is which of the three is at fault, where it is one of them. Nothing was changed: whoever was loading goes on
+    with what it had, or does not start.
     """
+
+    def __init__(self, text: str, part: Part = "") -> None:
+        super().__init__(text)
+        self.part = part
+
+
+class NodeFilesError(SecurityError):
+    """A node's files, or the names in its certificate, do not fit its settings; the node does not start.
+
+    `problems` holds a line for each thing wrong, with the key of the setting and where that was set.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,6 +95,75 @@ def own_certificate(files: TlsFiles) -> Mapping[str, object]:
     return _prove(ssl.PROTOCOL_TLS_SERVER, files)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class NodeTls:
+    """What a node shows to whoever connects, and how it accepts them."""
+
+    context: ssl.SSLContext
+    # In the form of `getpeercert()`, as a peer sees it.
+    certificate: Mapping[str, object]
+
+
+def node_tls(config: Config) -> NodeTls:
+    """Load the files that a node's settings name, and compare the names in its certificate with the settings.
+
+    A start and `logd --check-config` both come here, so that the one cannot fail where the other said `ok`. Raises
+    `NodeFilesError` with everything that can be told at once: each file that is not in order by itself, or else what
+    is wrong between them.
+    """
+    files = TlsFiles(config.tls.ca, config.tls.certificate, config.tls.key)
+    alone = [*_problems_alone(files)]
+    if alone:
+        raise NodeFilesError([_problem_of_file(error, config) for error in alone])
+    try:
+        context = server_context(files)
+        certificate = own_certificate(files)
+    except SecurityError as error:
+        raise NodeFilesError([_problem_of_file(error, config)]) from error
+    problems = _problems_of_names(certificate, config)
+    if problems:
+        raise NodeFilesError(problems)
+    return NodeTls(context, certificate)
+
+
+def _problems_alone(files: TlsFiles) -> Iterator[SecurityError]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    for check in (lambda: _load_ca(context, files.ca), lambda: _read_certificate(files), lambda: _read_key(files)):
+        try:
+            check()
+        except SecurityError as error:
+            yield error
+
+
+def _problem_of_file(error: SecurityError, config: Config) -> str:
+    return f"tls.{error.part}: {error} ({_origin(config, f'tls.{error.part}')})"
+
+
+def _problems_of_names(certificate: Mapping[str, object], config: Config) -> list[str]:
+    place = f"{config.tls.certificate}: "
+    where = f"({_origin(config, 'tls.certificate')})"
+    try:
+        identity = Identity.of_uri_in(certificate)
+    except IdentityError as error:
+        return [f"tls.certificate: {place}{error}; issue one for this node {where}"]
+    if identity.kind is not Kind.NODE:
+        return [f"tls.certificate: {place}it names the {identity.kind} {identity.name}, not a node {where}"]
+    named = (
+        ("node.cluster_name", "cluster", identity.cluster_name, config.node.cluster_name),
+        ("node.name", "node", identity.name, config.node.name),
+    )
+    return [
+        f"{key}: {wanted} ({_origin(config, key)}), but the certificate names the {what} {found}: "
+        f"{config.tls.certificate} {where}; correct the one or issue the other"
+        for key, what, found, wanted in named
+        if found != wanted
+    ]
+
+
+def _origin(config: Config, key: str) -> str:
+    return "the default" if config.origins[key] == DEFAULT_ORIGIN else f"from {config.origins[key]}"
+
+
 def expiry_seconds(certificate: Mapping[str, object]) -> float:
     """Return when a certificate (in the form of `getpeercert()`) expires, in seconds since 1970 UTC."""
     return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))
@@ -92,23 +184,25 @@ def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
 
 def _load_ca(context: ssl.SSLContext, path: str) -> None:
     try:
-        context.load_verify_locations(cadata=_read(path, "CERTIFICATE"))
+        context.load_verify_locations(cadata=_read(path, "CERTIFICATE", "ca"))
     except ssl.SSLError as error:
         raise SecurityError(
-            f"{path}: not a PEM certificate ({_reason(error)}); put the CA's certificate there"
+            f"{path}: not a PEM certificate ({_reason(error)}); put the CA's certificate there", "ca"
         ) from error
     authorities = context.get_ca_certs()
     if not authorities:
-        raise SecurityError(f"{path}: not the certificate of a CA; put the certificate there that issued the others")
+        raise SecurityError(
+            f"{path}: not the certificate of a CA; put the certificate there that issued the others", "ca"
+        )
     if all(expiry_seconds(authority) <= time.time() for authority in authorities):
-        raise SecurityError(f"{path}: the CA expired on {authorities[0]['notAfter']}; make a new one and issue anew")
+        raise SecurityError(
+            f"{path}: the CA expired on {authorities[0]['notAfter']}; make a new one and issue anew", "ca"
+        )
 
 
 def _load_chain(context: ssl.SSLContext, files: TlsFiles) -> None:
-    certificate = _read(files.certificate, "CERTIFICATE")
-    key = _read(files.key, "PRIVATE KEY")
-    if "ENCRYPTED" in key:
-        raise SecurityError(f"{files.key}: the key has a passphrase; store it without one, in a file of mode 0600")
+    certificate = _read_certificate(files)
+    _read_key(files)
     try:
         # The passphrase is given lest OpenSSL ask for one on the terminal.
         context.load_cert_chain(files.certificate, files.key, password="")
@@ -116,10 +210,25 @@ def _load_chain(context: ssl.SSLContext, files: TlsFiles) -> None:
         # An `ssl.SSLError` is an `OSError`; any other means that a file changed since it was read above.
         if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
             raise SecurityError(
-                f"{files.key}: not the key of {files.certificate}; put the two there that were issued together"
+                f"{files.key}: not the key of {files.certificate}; put the two there that were issued together", "key"
             ) from error
-        at_fault = files.key if _is_certificate(certificate) else files.certificate
-        raise SecurityError(f"{at_fault}: cannot be used ({_reason(error)}); issue certificate and key anew") from error
+        part: Part = "key" if _is_certificate(certificate) else "certificate"
+        raise SecurityError(
+            f"{getattr(files, part)}: cannot be used ({_reason(error)}); issue certificate and key anew", part
+        ) from error
+
+
+def _read_certificate(files: TlsFiles) -> str:
+    return _read(files.certificate, "CERTIFICATE", "certificate")
+
+
+def _read_key(files: TlsFiles) -> str:
+    key = _read(files.key, "PRIVATE KEY", "key")
+    if "ENCRYPTED" in key:
+        raise SecurityError(
+            f"{files.key}: the key has a passphrase; store it without one, in a file of mode 0600", "key"
+        )
+    return key
 
 
 def _is_certificate(pem: str) -> bool:
@@ -130,20 +239,22 @@ def _is_certificate(pem: str) -> bool:
     return True
 
 
-def _read(path: str, label: str) -> str:
+def _read(path: str, label: str, part: Part) -> str:
     """Return the text of a PEM file; never wait for a pipe's other end, never take more than the bound."""
     try:
         content = _read_regular_file(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SecurityError(f"{path}: cannot be read: {reason}; correct the path or the file's permissions") from error
+        raise SecurityError(
+            f"{path}: cannot be read: {reason}; correct the path or the file's permissions", part
+        ) from error
     if len(content) > FILE_BYTES_MAX:
-        raise SecurityError(f"{path}: longer than {FILE_BYTES_MAX} bytes; that is no PEM file of ours")
+        raise SecurityError(f"{path}: longer than {FILE_BYTES_MAX} bytes; that is no PEM file of ours", part)
     # PEM is ASCII; what is not, is found by the marker or by OpenSSL.
     text = content.decode("ascii", "replace")
     if f"{label}-----" not in text or "-----BEGIN " not in text:
         what = "certificate" if label == "CERTIFICATE" else "private key"
-        raise SecurityError(f"{path}: holds no {what} in PEM form; put one there, or correct the path")
+        raise SecurityError(f"{path}: holds no {what} in PEM form; put one there, or correct the path", part)
     return text
 
 
@@ -184,10 +295,12 @@ def _prove(protocol: int, files: TlsFiles) -> Mapping[str, object]:
     except ssl.SSLCertVerificationError as error:
         role = "server" if server_side else "client"
         advice = _VERIFICATION.get(error.verify_code, f"refused by OpenSSL ({error.verify_message}); issue a new one")
-        raise SecurityError(f"{files.certificate}: {advice.format(ca=files.ca, role=role)}") from error
+        raise SecurityError(f"{files.certificate}: {advice.format(ca=files.ca, role=role)}", "certificate") from error
     except ssl.SSLError as error:
-        raise SecurityError(f"{files.certificate}: no handshake with it ({_reason(error)}); issue a new one") from error
-    raise SecurityError(f"{files.certificate}: no handshake with it; issue a new one")
+        raise SecurityError(
+            f"{files.certificate}: no handshake with it ({_reason(error)}); issue a new one", "certificate"
+        ) from error
+    raise SecurityError(f"{files.certificate}: no handshake with it; issue a new one", "certificate")
 
 
 def _verifier(protocol: int, files: TlsFiles) -> ssl.SSLContext:

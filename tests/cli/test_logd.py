@@ -11,6 +11,7 @@ import pytest
 from logd import __version__
 from logd.cli.logd import command, translate
 from logd.cli.runner import run
+from logd.security.ca import ensure_development_certificates
 from logd.security.tls import SecurityError
 
 
@@ -61,6 +62,27 @@ def test_everything_wrong_is_said_at_once(capsys: pytest.CaptureFixture[str]) ->
     assert "listen.client: expected host:port" in printed
     assert "log.level: expected one of" in printed
     assert "(from --set)" in printed
+
+
+def test_a_check_refuses_the_files_that_a_start_would_refuse() -> None:
+    ensure_development_certificates("tls", "logd", "logd-7", ["127.0.0.1"])
+    Path("logd.toml").write_text(
+        "[node]\ndata_dir = 'data'\n[tls]\nca = 'tls/ca.crt'\ncertificate = 'tls/node.crt'\nkey = 'tls/node.key'\n"
+    )
+    for words in ([], ["--check-config"]):
+        started = [sys.executable, "-m", "logd", "--config", "logd.toml", *words]
+        ended = subprocess.run(started, capture_output=True, text=True, check=False)
+        printed = ended.stderr.splitlines()
+        assert (ended.returncode, printed[0]) == (78, "logd: the configuration has 1 problem:")
+        assert printed[1].startswith("  node.name: logd-0 (the default), but the certificate names the node logd-7: ")
+    assert run(command, "logd", ["--config", "logd.toml", "--check-config", "--node-name", "logd-7"]) == 0
+    assert sorted(os.listdir()) == ["logd.toml", "tls"]
+
+
+def test_a_check_looks_at_files_given_to_a_development_node(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--dev", "--check-config", "--tls-ca", "gone.crt"]
+    assert run(command, "logd", words, translate=translate) == 78
+    assert "tls.ca: gone.crt: cannot be read" in capsys.readouterr().err
 
 
 def test_problems_are_a_list_for_programs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from logd.config import Config, load
 from logd.security import ca
 from logd.security.identity import Identity, IdentityError
-from logd.security.tls import SecurityError, TlsFiles, client_context, expiry_seconds, own_certificate, server_context
+from logd.security.tls import (
+    NodeFilesError,
+    SecurityError,
+    TlsFiles,
+    client_context,
+    expiry_seconds,
+    node_tls,
+    own_certificate,
+    server_context,
+)
 from tests.security.certificates import (
     CLUSTER,
     LONG_AGO,
@@ -422,3 +432,66 @@ def test_what_a_running_daemon_needs_does_not_load_the_library_that_makes_certif
     )
 
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
+
+
+# What a node is told of its settings: every problem with its key, and with where that was set.
+
+
+def config_of(files: TlsFiles, cluster_name: str = CLUSTER, name: str = "node-1") -> Config:
+    flags = {"node.data_dir": "data", "tls.ca": files.ca, "tls.certificate": files.certificate, "tls.key": files.key}
+    return load(None, {"LOGD_NODE_NAME": name, "LOGD_NODE_CLUSTER_NAME": cluster_name}, flags)
+
+
+def problems_of(config: Config) -> list[str]:
+    with pytest.raises(NodeFilesError) as caught:
+        node_tls(config)
+    return caught.value.problems
+
+
+def test_a_node_whose_files_fit_its_settings_gets_them(server_files: TlsFiles, user_files: TlsFiles) -> None:
+    tls = node_tls(config_of(server_files))
+
+    assert Identity.of_certificate(tls.certificate, CLUSTER) == node()
+    converse(tls.context, client_context(user_files))
+
+
+def test_every_file_that_is_not_there_is_told_at_once_with_its_setting(tmp_path: Path) -> None:
+    config = config_of(TlsFiles(*(str(tmp_path / name) for name in ("ca.crt", "node.crt", "node.key"))))
+
+    advice = "cannot be read: No such file or directory; correct the path or the file's permissions"
+    assert problems_of(config) == [
+        f"tls.ca: {config.tls.ca}: {advice} (from --tls-ca)",
+        f"tls.certificate: {config.tls.certificate}: {advice} (from --tls-certificate)",
+        f"tls.key: {config.tls.key}: {advice} (from --tls-key)",
+    ]
+
+
+def test_files_that_do_not_belong_together_are_told_with_the_setting_at_fault(
+    issuer: Issuer, foreign: Issuer, server_files: TlsFiles
+) -> None:
+    other = issuer.files(node("node-2"))
+
+    (mixed,) = problems_of(config_of(replace(server_files, "key", other.key)))
+    (strange,) = problems_of(config_of(replace(server_files, "ca", foreign.files(node()).ca)))
+
+    assert mixed.startswith(f"tls.key: {other.key}: not the key of {server_files.certificate}")
+    assert mixed.endswith("(from --tls-key)")
+    assert strange.startswith(f"tls.certificate: {server_files.certificate}: not issued by the CA")
+    assert strange.endswith("(from --tls-certificate)")
+
+
+def test_names_that_differ_are_told_from_both_sides(server_files: TlsFiles) -> None:
+    problems = problems_of(config_of(server_files, "vineyard", "node-7"))
+
+    where = f"{server_files.certificate} (from --tls-certificate); correct the one or issue the other"
+    assert problems == [
+        f"node.cluster_name: vineyard (from LOGD_NODE_CLUSTER_NAME), but the certificate names the cluster {CLUSTER}: "
+        + where,
+        f"node.name: node-7 (from LOGD_NODE_NAME), but the certificate names the node node-1: {where}",
+    ]
+
+
+def test_the_certificate_of_a_user_is_none_for_a_node(user_files: TlsFiles) -> None:
+    (problem,) = problems_of(config_of(user_files, name="ada"))
+
+    assert problem.startswith(f"tls.certificate: {user_files.certificate}: not made for a server")
