@@ -217,6 +217,13 @@ _MEANINGS: Final = {
     (GroupOptions, "pre_vote"): "Whether a campaign begins by asking if it could be won.",
     (GroupOptions, "read_mode"): "How linearizable reads are confirmed: `quorum` or `lease`.",
     (GroupOptions, "steps_down_on_removal"): "Whether a leader follows once its own removal is applied.",
+    (Ready, "snapshot"): "Replaces the log; to be made durable with the rest.",
+    (Ready, "append"): "Entries to be made durable, in order, at their indexes.",
+    (Ready, "messages"): "They may leave at once.",
+    (Ready, "responses"): "Promises: they leave, or are stepped back if they are to the replica itself, only when all "
+    "that was handed out before is durable.",
+    (Ready, "committed"): "May be applied at once; then `on_applied` is to be told.",
+    (Ready, "read_states"): "Reads that know their index: each may be served once that is applied.",
     (DriverOptions, "waiting_bytes_max"): "Proposals of all groups that are not in a log yet; above it, `Overloaded`. "
     "The node takes it from {setting}`listen.bytes_in_flight_total_max`.",
     (DriverOptions, "producers_max"): "What one partition remembers: {setting}`producers.per_partition_max`.",
@@ -275,8 +282,9 @@ def driver_options() -> str:
 def _fields(kind: type[Any]) -> Iterator[Row]:
     words = field_words(kind)
     for name in get_type_hints(kind):
-        if name in words:
-            yield code(name), words[name]
+        meaning = words.get(name) or _MEANINGS.get((kind, name))
+        if meaning:
+            yield code(name), meaning
 
 
 def ready_fields() -> str:

@@ -213,14 +213,15 @@ def test_the_drawing_has_an_arrow_for_each_way() -> None:
 # --- Limits, messages -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [GroupOptions, DriverOptions])
-def test_every_option_has_its_meaning_from_one_place(kind: type) -> None:
+@pytest.mark.parametrize("kind", [GroupOptions, DriverOptions, Ready])
+def test_every_option_and_all_of_a_ready_has_its_meaning_from_one_place(kind: type) -> None:
     assert machine().undocumented(kind) == set()
 
 
-def test_the_fields_of_a_ready_and_of_a_message_are_explained_by_the_code() -> None:
-    assert {"soft_state", "truncate_from", "must_sync"} <= set(machine().field_words(Ready))
-    assert {"range", "is_damaged", "admission"} <= set(machine().field_words(Message))
+def test_what_a_message_carries_besides_is_explained_by_the_code() -> None:
+    shown = {cells(line)[0] for line in machine().message_fields().splitlines()[2:]}
+
+    assert {"`range`", "`is_damaged`", "`admission`", "`chain`"} <= shown <= {f"`{name}`" for name in Message._fields}
 
 
 def test_deviations_are_numbered_without_a_gap_and_say_where_they_come_from() -> None:
