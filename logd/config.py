@@ -510,9 +510,10 @@ def load(config_path: str | None, environment: Mapping[str, str], flags: Mapping
     """
     problems = _Problems()
     settings = {setting.key: setting for setting in settings_table()}
+    file_layer = _file_layer(config_path, settings, problems)
     layers = [
         _flag_layer(flags, settings, problems, suggested=True),
-        _file_layer(config_path, settings, problems),
+        file_layer or {},
         _environment_layer(environment, settings, problems),
         _flag_layer(flags, settings, problems, suggested=False),
     ]
@@ -521,8 +522,10 @@ def load(config_path: str | None, environment: Mapping[str, str], flags: Mapping
     for key, setting in settings.items():
         written = next((layer[key] for layer in reversed(layers) if key in layer), None)
         if written is None:
-            if setting.required:
+            # In a file that could not be read it may well be set.
+            if setting.required and file_layer is not None:
                 problems.add(f"{key}: required; set it in the file, or as {setting.environment}{_hint_required(key)}")
+            if setting.required:
                 continue
             values[key], origins[key] = setting.default, DEFAULT_ORIGIN
             continue
@@ -535,7 +538,8 @@ def load(config_path: str | None, environment: Mapping[str, str], flags: Mapping
             )
             continue
         origins[key] = written.origin
-    _check_relations(values, origins, problems)
+    if file_layer is not None:
+        _check_relations(values, origins, problems)
     problems.raise_if_any()
     sections = {
         name: section(**{field: values[f"{name}.{field}"] for field in section.__struct_fields__})
@@ -625,20 +629,21 @@ def _environment_layer(
     return layer
 
 
-def _file_layer(path: str | None, settings: Mapping[str, Setting], problems: _Problems) -> dict[str, _Written]:
+def _file_layer(path: str | None, settings: Mapping[str, Setting], problems: _Problems) -> dict[str, _Written] | None:
+    """Return what the file sets, or None if it cannot be read: then nobody knows what it was to set."""
     if path is None:
         return {}
     try:
         document = tomllib.loads(_read_file(path))
     except OSError as error:
         problems.add(f"{path}: cannot be read: {error.strerror or error}")
-        return {}
+        return None
     except RecursionError:
         problems.add(f"{path}: not valid TOML: nested too deeply")
-        return {}
+        return None
     except ValueError as error:
         problems.add(f"{path}: not valid TOML: {error}")
-        return {}
+        return None
     layer = {}
     directory = os.path.dirname(path)
     keys = list(settings)

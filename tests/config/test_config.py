@@ -433,6 +433,16 @@ def test_a_file_that_cannot_be_read_is_one_problem(tmp_path: Path) -> None:
     assert problems_of(pipe, {}, REQUIRED) == [f"{pipe}: cannot be read: not a regular file"]
 
 
+def test_a_file_that_cannot_be_read_is_not_blamed_for_what_it_may_well_set(tmp_path: Path) -> None:
+    gone = f"{tmp_path / 'no.toml'}: cannot be read: No such file or directory"
+
+    assert problems_of(tmp_path / "no.toml", {}, {}) == [gone]
+    # The file may set the frame's length as well.
+    assert problems_of(tmp_path / "no.toml", {}, {"protocol.batch_bytes_max": "16MiB"}) == [gone]
+    wrong = problems_of(tmp_path / "no.toml", {"LOGD_STORE_READERS": "many"}, {})
+    assert wrong == [gone, 'store.readers: expected an integer in [1, 64], got "many" (from LOGD_STORE_READERS)']
+
+
 def test_the_number_of_problems_told_is_bounded(file: Path) -> None:
     file.write_text("[store]\n" + "".join(f"key{number} = 1\n" for number in range(20_000)))
 
