@@ -513,13 +513,19 @@ class Driver:
         return None
 
     def change_membership(self, group: int, change: ConfigurationChange, reply: Any) -> LogdError | None:
-        """Change who votes in a group that this node leads; the answer is Reconfigured, or NotLeader."""
+        """Change who votes in a group that this node leads; the answer is Reconfigured, or NotLeader.
+
+        Refused with InvalidRequest where it would leave too few voters that are known to count: a node becomes a voter
+        when it holds nearly the whole log as a learner, and one that has to be admitted is no voter to rely on.
+        """
         replica = self._replicas.get(group)
         if replica is None or replica.raft.role is not Role.LEADER:
             return NotLeader("this node does not lead the group", {"group": group})
         raft = replica.raft
         try:
-            change_of(raft.configuration, change)
+            problem = _what_endangers(raft, change_of(raft.configuration, change), self.options.promotion_lag_max)
+            if problem and not change.admission and not change.leaves_joint:
+                return InvalidRequest(f"the change would endanger the quorum: {problem}")
             raft.propose_change(change)
         except InvalidChange as error:
             return InvalidRequest(f"the membership cannot be changed so: {error}")
@@ -1329,6 +1335,27 @@ def _has_work(replica: _Replica) -> bool:
     return bool((waits and not replica.awaits_space) or replica.raft.has_ready)
 
 
+def _what_endangers(raft: Group, configuration: Configuration, lag_max: int) -> str:
+    """Why a configuration could not be relied on to decide anything; empty if it can."""
+    known = raft.configuration.voters | raft.configuration.voters_outgoing
+    for voters in (configuration.voters, configuration.voters_outgoing):
+        doubtful = []
+        for name in sorted(voters):
+            progress = raft.progress.get(name)
+            if progress is None:
+                doubtful.append(f"{name} is not even a learner")
+            elif progress.admission:
+                doubtful.append(f"{name} has to be admitted")
+            elif name not in known and raft.last.index - progress.match_index > lag_max:
+                doubtful.append(f"{name} lacks {raft.last.index - progress.match_index} entries")
+        if doubtful and 2 * (len(voters) - len(doubtful)) <= len(voters):
+            return ", ".join(doubtful)
+        strangers = sorted(voters - raft.configuration.members)
+        if strangers:
+            return f"{', '.join(strangers)}: to be a learner comes first"
+    return ""
+
+
 def _next_change(raft: Group, wanted: frozenset[str] | None, lag_max: int) -> ConfigurationChange | None:
     """The next step towards the wanted voters, one at a time; None if all is as it should be, or nothing can be done.
 
@@ -1355,7 +1382,7 @@ def _next_change(raft: Group, wanted: frozenset[str] | None, lag_max: int) -> Co
         return None
     for name in sorted(configuration.members - wanted):
         if name == raft.node and len(configuration.voters) > 1:
-            heirs = [known for known in sorted(wanted) if known in configuration.voters]
+            heirs = [known for known in sorted(wanted & configuration.voters) if not raft.progress[known].admission]
             if heirs:
                 raft.transfer_leader(heirs[0])
             return None

@@ -80,17 +80,20 @@ def recover(
     *,
     apply: Callable[[BatchHeader, memoryview], object] | None = None,
     unknown: Configuration | None = None,
+    on_damage: Callable[[int, int], None] | None = None,
 ) -> LogState:
     """What the store recovered of one group's log.
 
     Arguments: `node`, this node; `producers`, an empty table with this node's bounds; `admission`, a word drawn anew,
     for a replica that lost its hard state; `apply`, told every committed batch after the log's start, in order (for
     group 0); `unknown`, what to take as membership where the start file is damaged: without it, the replica must be
-    admitted anew.
+    admitted anew; `on_damage`, told the indexes `[first, next)` of damage that the store did not know of
+    (`Store.note_damage`): a replica among others then ends in front of it.
 
-    Raises OSError, and UndecodableBatch or ValueError where a committed control batch cannot be read.
+    Raises OSError, CorruptBatch for such damage without `on_damage`, and UndecodableBatch or ValueError where a
+    committed control batch cannot be read.
     """
-    return _Recovery(log, node, producers, apply, unknown).run(admission)
+    return _Recovery(log, node, producers, apply, unknown).run(admission, on_damage)
 
 
 class _Recovery:
@@ -122,13 +125,14 @@ class _Recovery:
     def decides_alone(self) -> bool:
         return self.configuration.voters == {self.node} and not self.configuration.is_joint
 
-    def run(self, admission: bytes) -> LogState:
+    def run(self, admission: bytes, on_damage: Callable[[int, int], None] | None) -> LogState:
         log = self.log
         intact = log.end.index if log.floor is None or self.decides_alone else log.intact_index
         commit = log.hard_state.commit if log.hard_state is not None else log.start.index
         first = log.start.index
         if self.apply is None:
-            first, checkpoint = log.producers_checkpoint(max(min(intact, commit), log.start.index))
+            # What a checkpoint covers was applied, and so committed, whatever the hard state came to say.
+            first, checkpoint = log.producers_checkpoint(max(intact, log.start.index))
             table, configuration = decode_checkpoint(checkpoint)
             self.producers.restore(table)
             self.configuration = configuration or self.configuration
@@ -138,7 +142,11 @@ class _Recovery:
             self._read(first, intact, commit)
         except CorruptBatch as error:
             if not self.decides_alone:
-                raise
+                if on_damage is None:
+                    raise
+                # What was read is intact, and ends here.
+                on_damage(self.end.index + 1, self.end.index + 2)
+                return self._state(admission)
             self.incomplete = str(error)
             # A sole voter leads over a hole: what is behind it is not remembered, and a retry of it is refused.
             self.committed = self.end = log.end
@@ -154,25 +162,22 @@ class _Recovery:
         for header in log.headers_from(first + 1):
             if header.index > last:
                 return
-            self.end = _end_of(header)
             # What the only voter holds is committed, whether it came to say so or not.
-            if not self.tail and (header.index <= commit or self.decides_alone):
-                self._on_committed(header)
-            else:
-                if not self.tail:
-                    self._read_tail(header.index, last)
-                self.producers.append(header)
+            if header.index > commit and not self.decides_alone:
+                self._read_tail(header.index, last)
+                return
+            self._on_committed(header)
 
     def _on_committed(self, header: BatchHeader) -> None:
-        self.committed = self.end
-        self.producers.append(header)
-        self.producers.commit(header, header.index)
         if header.is_control:
             kind, fields = decode_control(header, self._batch(header.index))
             if kind is ControlKind.MEMBERSHIP:
                 self.configuration = change_of(self.configuration, change_from(fields))
         elif self.apply is not None:
             self.apply(header, self._batch(header.index))
+        self.producers.append(header)
+        self.producers.commit(header, header.index)
+        self.committed = self.end = _end_of(header)
 
     def _batch(self, index: int) -> memoryview:
         result = self.log.plan_read_index(index, index + 1, _READ_BYTES).run(nowait=False)
@@ -184,7 +189,11 @@ class _Recovery:
         while index <= last:
             result = self.log.plan_read_index(index, last + 1, _READ_BYTES).run(nowait=False)
             assert result is not None
-            self.tail += [entry_of(bytes(batch)) for batch in split_batches(result.batches)]
+            for batch in split_batches(result.batches):
+                entry = entry_of(bytes(batch))
+                self.tail.append(entry)
+                self.producers.append(entry.data.header)
+                self.end = _end_of(entry.data.header)
             index = result.next_index
 
     def _state(self, admission: bytes) -> LogState:

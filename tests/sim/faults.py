@@ -16,6 +16,7 @@ from typing import Any, Final
 from logd.raft.types import ChangeKind, ChangeStep, ConfigurationChange, Transition
 from tests.sim.chance import chance_of
 from tests.sim.clock import MILLISECOND, SECOND
+from tests.sim.network import Conditions
 from tests.sim.node import DIRECTORY, Life, Machine, World, read_log
 from tests.sim.reachable import reachable
 from tests.sim.workload import Workload
@@ -55,6 +56,10 @@ FAR_JUMPS_SHARE: Final = 0.25
 OLD_LEVEL: Final = 1
 NEW_LEVEL: Final = 2
 REPAIR_CHECK_US: Final = 2 * SECOND
+STORM_US_MIN: Final = 8 * SECOND
+STORM_US_MAX: Final = 25 * SECOND
+CALM_US_MIN: Final = 2 * SECOND
+CALM_US_MAX: Final = 6 * SECOND
 FIRST_US_MIN: Final = SECOND // 2
 FIRST_US_MAX: Final = 8 * SECOND
 RETRY_US: Final = SECOND
@@ -80,6 +85,9 @@ class Faults:
         self.classes = tuple(classes)
         self.fired: dict[str, int] = dict.fromkeys(self.classes, 0)
         self.is_over = False
+        self.is_calm = False
+        self._stormy = world.network.conditions
+        self._weather = chance_of(seed, "weather")
         self._has_far_jumps = chance_of(seed, "far jumps").random() < FAR_JUMPS_SHARE
         # Insertion keeps the order; values mean nothing.
         self.members_ever: dict[int, dict[str, None]] = {
@@ -118,6 +126,7 @@ class Faults:
     def start(self) -> None:
         """Begin with everything that is on."""
         self.world.clock.after(REPAIR_CHECK_US, self._look_for_repairs)
+        self.world.clock.after(self._weather.randrange(STORM_US_MIN, STORM_US_MAX), self._calm_down)
         for name in self.classes:
             chance = self._chances[name]
             if name in self._starters:
@@ -152,11 +161,30 @@ class Faults:
         }
         return {name: of_network.get(name, count) for name, count in self.fired.items()}
 
+    def _calm_down(self) -> None:
+        """A while without new faults, so that there is progress for the next ones to attack."""
+        if self.is_over:
+            return
+        self.is_calm = True
+        network = self.world.network
+        self._stormy, network.conditions = network.conditions, Conditions()
+        self.world.clock.after(self._weather.randrange(CALM_US_MIN, CALM_US_MAX), self._begin_storm)
+
+    def _begin_storm(self) -> None:
+        if self.is_over:
+            return
+        self.is_calm = False
+        self.world.network.conditions = self._stormy
+        self.world.clock.after(self._weather.randrange(STORM_US_MIN, STORM_US_MAX), self._calm_down)
+
     def _schedule(self, name: str, delay_us: int) -> None:
         self.world.clock.after(delay_us, self._happen, name)
 
     def _happen(self, name: str) -> None:
         if self.is_over:
+            return
+        if self.is_calm:
+            self._schedule(name, RETRY_US)
             return
         chance = self._chances[name]
         action, interval_us = self._events[name]
