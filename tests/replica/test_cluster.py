@@ -381,6 +381,10 @@ def test_a_joint_change_is_left_by_the_leader_itself() -> None:
     cluster, leader = led(("n1", "n2", "n3", "n4", "n5"), voters=NAMES)
     leader.produce("a", batch_of())
     steps = (ChangeStep(ChangeKind.ADD_VOTER, "n4"), ChangeStep(ChangeKind.REMOVE, "n3"))
+    refused = leader.driver.change_membership(GROUP, ConfigurationChange(steps), "too early")
+    assert isinstance(refused, InvalidRequest), "n4 is not even a learner"
+    assert leader.driver.change_membership(GROUP, change(ChangeKind.ADD_LEARNER, "n4"), "learn") is None
+    cluster.tick(3)
     assert leader.driver.change_membership(GROUP, ConfigurationChange(steps), "joint") is None
     cluster.tick(3)
     assert leader.outcome("joint").configuration.is_joint
