@@ -18,7 +18,7 @@ from logd.replica.producers import ProducerTable
 from logd.store.format import LogEnd, Start
 from logd.store.log import Log
 from wire.errors import CorruptBatch
-from wire.record import BatchHeader, ControlKind, decode_control, split_batches
+from wire.record import BatchHeader, ControlKind, check_alone, decode_control, split_batches
 
 # A sole voter that lost its hard state cannot know in which terms it voted; this many it will not have missed.
 TERMS_SKIPPED_WITHOUT_HARD_STATE: Final = 1000
@@ -159,9 +159,7 @@ class _Recovery:
         if first > log.start.index:
             header = next(log.headers_from(first))
             self.committed = self.end = _end_of(header)
-        for header in log.headers_from(first + 1):
-            if header.index > last:
-                return
+        for header in log.headers_from(first + 1, last + 1):
             # What the only voter holds is committed, whether it came to say so or not.
             if header.index > commit and not self.decides_alone:
                 self._read_tail(header.index, last)
@@ -170,19 +168,14 @@ class _Recovery:
 
     def _on_committed(self, header: BatchHeader) -> None:
         if header.is_control:
-            kind, fields = decode_control(header, self._batch(header.index))
+            kind, fields = decode_control(header, _read_whole(self.log, header.index))
             if kind is ControlKind.MEMBERSHIP:
                 self.configuration = change_of(self.configuration, change_from(fields))
         elif self.apply is not None:
-            self.apply(header, self._batch(header.index))
+            self.apply(header, _read_whole(self.log, header.index))
         self.producers.append(header)
         self.producers.commit(header, header.index)
         self.committed = self.end = _end_of(header)
-
-    def _batch(self, index: int) -> memoryview:
-        result = self.log.plan_read_index(index, index + 1, _READ_BYTES).run(nowait=False)
-        assert result is not None
-        return next(split_batches(result.batches))
 
     def _read_tail(self, index: int, last: int) -> None:
         """The entries that may be replaced, and may have to be sent: bounded by what a leader leaves uncommitted."""
@@ -244,16 +237,12 @@ def start_at(log: Log, index: int, producers: ProducerTable) -> Start:
     end = log.start.end
     if first > log.start.index:
         end = _end_of(next(log.headers_from(first)))
-    for header in log.headers_from(first + 1):
-        if header.index > index:
-            break
+    for header in log.headers_from(first + 1, index + 1):
         end = _end_of(header)
         producers.append(header)
         producers.commit(header, header.index)
         if header.is_control:
-            result = log.plan_read_index(header.index, header.index + 1, _READ_BYTES).run(nowait=False)
-            assert result is not None
-            kind, fields = decode_control(header, next(split_batches(result.batches)))
+            kind, fields = decode_control(header, _read_whole(log, header.index))
             if kind is ControlKind.MEMBERSHIP:
                 configuration = change_of(configuration, change_from(fields))
     return log.start._replace(
@@ -265,6 +254,15 @@ def start_at(log: Log, index: int, producers: ProducerTable) -> Start:
         membership=encode_membership(configuration),
         producers=producers.encode(),
     )
+
+
+def _read_whole(log: Log, index: int) -> memoryview:
+    """One batch, with its payload verified: a read that is passed on leaves that to whoever gets it."""
+    result = log.plan_read_index(index, index + 1, _READ_BYTES).run(nowait=False)
+    assert result is not None
+    batch = next(split_batches(result.batches))
+    check_alone(batch)
+    return batch
 
 
 def _end_of(header: BatchHeader) -> LogEnd:
