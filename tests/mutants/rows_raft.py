@@ -66,7 +66,7 @@ RAFT: Final[tuple[Mutant, ...]] = (
                 "    last_index = log.maybe_append(previous, message.chain, message.entries, message.commit)\n",
                 "    last_index = log.maybe_append(previous, message.chain, message.entries, message.commit)\n"
                 "    if log.truncated_from is not None:\n"
-                "        group.term = log.last.term\n",
+                "        group.term = previous.term\n",
             ),
         ),
         (f"{CORE}::test_bug_05_the_term_stays_when_a_suffix_is_replaced",),
@@ -178,8 +178,14 @@ RAFT: Final[tuple[Mutant, ...]] = (
         11,
         "bug-11-removed-members-count",
         "Members that were removed count (nats-server #7589 and f618bca80)",
-        "only voters of the configuration count, in elections and for the commit",
+        "only members are heard, and of these only voters count",
         (
+            Edit(
+                "logd.raft.election",
+                "    if message.type in _MEMBERS_ALONE and message.sender not in group.progress:\n",
+                "    is_heard = message.sender in group.progress or message.type in _RESPONSE.values()\n"
+                "    if message.type in _MEMBERS_ALONE and not is_heard:\n",
+            ),
             Edit(
                 "logd.raft.quorum",
                 "    for voter in voters:\n        vote = votes.get(voter)\n",
@@ -275,8 +281,8 @@ RAFT: Final[tuple[Mutant, ...]] = (
         (
             Edit(
                 "logd.replica.driver",
-                "        hangs = self._round_ticks > self.options.disk_ticks_max\n",
-                "        hangs = False\n",
+                "        hangs = self._hangs = self._round_ticks > self.options.disk_ticks_max\n",
+                "        hangs = self._hangs = False\n",
             ),
         ),
         (f"{REPLICA}::test_bug_25_a_leader_whose_disk_hangs_is_replaced",),

@@ -27,7 +27,16 @@ REAL_SECONDS_MAX: Final = 300.0
 NICENESS: Final = 10
 """This takes long, and nobody waits for it."""
 
-VERDICTS: Final = ("Violation", "SafetyViolation", "AssertionError", "WrongEntry", "CorruptBatch", "JournalLost")
+VERDICTS: Final = (
+    "Violation",
+    "AssertionError",
+    # The code's own alarms.
+    "SafetyViolation",
+    "WrongEntry",
+    "InvalidChange",
+    "CorruptBatch",
+    "JournalLost",
+)
 """How a run ends that has noticed something. A `TypeError` notices a broken mutant."""
 
 
