@@ -314,7 +314,7 @@ class Faults:
 
     def _slow(self, chance: Random) -> bool:
         machine = self._any(chance)
-        machine.disk_conditions.slow_us = chance.choice((20, 100, 500, 2000)) * MILLISECOND
+        machine.disk_conditions.slow_us = chance.choice((20, 100, 500, 2000, 8000)) * MILLISECOND
         self.world.clock.after(chance.randrange(SECOND, 8 * SECOND), self._make_quick, machine)
         return True
 

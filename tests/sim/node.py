@@ -11,6 +11,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -426,7 +427,9 @@ class Life:
                 driver.discard(group)
                 self._missing.append((group, True))
                 continue
-            driver.open_group(recover(log, self.machine.name, driver.new_producer_table(), self._admission()))
+            producers = driver.new_producer_table()
+            on_damage = partial(store.note_damage, group)
+            driver.open_group(recover(log, self.machine.name, producers, self._admission(), on_damage=on_damage))
             if group in self.world.wanted:
                 driver.want_voters(group, self.world.wanted[group])
         return driver
