@@ -4,6 +4,11 @@ For: the entry point, and completion. Must not know: any command beyond its name
 every command, its module and its one line of help, so that `logctl --help` imports none of them.
 """
 
+# ruff: noqa: E402 - Ctrl-C is dealt with before anything is imported that takes its time
+from logd.cli import loading
+
+loading.begin()
+
 import difflib
 import importlib
 import sys
@@ -82,4 +87,11 @@ def command() -> None:
 
 def main() -> None:
     """The entry point."""
-    sys.exit(run(command, "logctl"))
+    code = run(command, "logctl")
+    # All is said and done; what the interpreter still does is nobody's business.
+    loading.begin()
+    sys.exit(code)
+
+
+# Whoever only imports this keeps the Ctrl-C that it had; in `main`, all is inside `run` from here on.
+loading.end()

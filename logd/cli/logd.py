@@ -4,6 +4,11 @@ For: the entry point. Must not know: how a node works. The one idea: everything 
 is started, in a line each that names the key and where it was written.
 """
 
+# ruff: noqa: E402 - Ctrl-C is dealt with before anything is imported that takes its time
+from logd.cli import loading
+
+loading.begin()
+
 import contextlib
 import errno
 import os
@@ -270,4 +275,11 @@ def translate(error: Exception) -> LogdError | None:
 
 def main() -> None:
     """The entry point."""
-    sys.exit(run_command(command, "logd", translate=translate))
+    code = run_command(command, "logd", translate=translate)
+    # All is said and done; what the interpreter still does is nobody's business.
+    loading.begin()
+    sys.exit(code)
+
+
+# Whoever only imports this keeps the Ctrl-C that it had; in `main`, all is inside `run` from here on.
+loading.end()
