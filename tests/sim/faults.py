@@ -342,7 +342,9 @@ class Faults:
         machine = self._any(chance)
         operation = chance.choice(("pwritev", "sync", "sync", "sync_directory", "unlink", "allocate"))
         pattern = chance.choice(("*.log", "*/journal/*", "*.start", "*"))
-        machine.files.fail(operation, pattern, 1 + chance.randrange(10), errno.EIO)
+        failure = machine.files.fail(operation, pattern, 1 + chance.randrange(10), errno.EIO)
+        if operation == "sync_directory":
+            machine.directory_failures.append(failure)
         return True
 
     # --- What takes promises away -------------------------------------------------------------------------------------

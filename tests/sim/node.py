@@ -44,7 +44,7 @@ from tests.sim.invariants import Invariants
 from tests.sim.network import Network
 from tests.sim.reachable import reachable
 from tests.sim.trace import Trace
-from tests.support.fake_files import FakeFileSystem, SimulatedCrash
+from tests.support.fake_files import Failure, FakeFileSystem, SimulatedCrash
 from wire.errors import CorruptBatch, DiskFull, OffsetOutOfRange
 from wire.record import HEADER_BYTES, BatchHeader, StampedBatch, check_alone, decode_header, first_chain, split_batches
 from wire.types import Acks
@@ -177,6 +177,7 @@ class Machine:
         self.had_damage = False
         """Something on its disk was changed behind its back, or the disk was lost."""
         self.events: list[Event] = []
+        self.directory_failures: list[Failure] = []
         self._driver_chance = driver_chance
         self._starts = 0
 
@@ -290,6 +291,12 @@ class Machine:
 
     def exit(self) -> None:
         """The process ends by itself, as after a failed write, and is started again."""
+        if any(failure.raised for failure in self.directory_failures):
+            # A journaling file system that cannot write its names goes read-only until the machine is booted anew.
+            reachable("a directory could not be synced")
+            self.directory_failures.clear()
+            self.power_cut()
+            return
         self.trace("exit")
         self.stop()
         self._replace_files(self.files.kill())
