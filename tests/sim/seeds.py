@@ -22,4 +22,9 @@ FOUND: Final = (
     Options(109),
     Options(1002),
     Options(1038),
+    Options(1060),
+    Options(2011),
+    Options(3055),
+    Options(3087),
+    Options(4036),
 )
