@@ -34,12 +34,18 @@ def run(
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     _open_streams()
+    stdout = sys.stdout
     try:
         outcome = command.main(args=words, prog_name=program, standalone_mode=False)
         code = int(outcome) if isinstance(outcome, int) else Exit.OK
         sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001  # this is the border: everything ends here, as a line and a code
-        code = _report(collapse(error), program, words, translate)
+        failure = collapse(error)
+        # Where a pipe was closed under what click printed, it hangs a quiet stream before standard output and exits
+        # with 1, as others do for reasons of their own.
+        if isinstance(failure, SystemExit) and failure.code == 1 and sys.stdout is not stdout:
+            failure = OutputClosed()
+        code = _report(failure, program, words, translate)
     with _quiet_pipe():
         sys.stdout.flush()
     return code
@@ -65,9 +71,6 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 def _report(error: BaseException, program: str, words: Sequence[str], translate: Translate | None) -> int:
     if isinstance(error, SystemExit):
-        # In this mode click exits by itself only where a pipe was closed under what it printed, and then with 1.
-        if error.code == 1:
-            return Exit.BROKEN_PIPE
         return error.code if isinstance(error.code, int) else Exit.INTERNAL
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code

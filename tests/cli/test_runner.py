@@ -44,6 +44,7 @@ def test_success_is_zero() -> None:
         (ZeroDivisionError("oops"), Exit.INTERNAL, "prog: ZeroDivisionError: oops\n  this is a defect"),
         (click.UsageError("wrong"), Exit.USAGE, "prog: wrong\n  see `prog --help`"),
         (SystemExit(7), 7, ""),
+        (SystemExit(1), 1, ""),
     ],
 )
 def test_an_error_is_one_line_and_a_code(
@@ -102,6 +103,16 @@ def test_a_defect_shows_its_place_when_asked(
     monkeypatch.setenv("LOGCTL_TRACEBACK", "1")
     assert run(command_raising(ZeroDivisionError()), "prog", []) == Exit.INTERNAL
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_completion_that_nobody_can_give_is_no_broken_pipe() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv = ['logctl']; from logd.cli.logctl import main; main()"],
+        env={**os.environ, "_LOGCTL_COMPLETE": "nonsense_complete"},
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, b"", b"")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["completion", "bash"], ["produce", "--help"]])
