@@ -73,6 +73,13 @@ def test_a_damaged_replica_votes_as_if_it_held_what_it_promised(
     assert [answer.reject for answer in settle(group).messages] == [is_rejected]
 
 
+def test_a_replica_with_a_hole_votes_with_the_end_of_its_log_if_that_is_beyond_the_promise() -> None:
+    state = Recovered(entries=entries(1, 2, 2), hard_state=HardState(2, NOBODY, 0), configuration=members())
+    group = replica(recovered=lambda _: replace(state, floor=EntryId(2, 2)))
+    group.step(Message(M.VOTE_REQUEST, "a", "b", 3, index=2, log_term=2))
+    assert [answer.reject for answer in settle(group).messages] == [True]
+
+
 def test_a_damaged_replica_comes_back_with_its_commit_but_applies_only_what_it_holds() -> None:
     group = damaged()
     done = settle(group)

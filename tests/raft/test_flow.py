@@ -70,6 +70,10 @@ def test_a_probe_may_be_lost_so_a_heartbeats_answer_lets_another_go() -> None:
     assert sent_to(heartbeat_answer(group, "c"), "c") == [(0, 3)]
 
 
+def test_a_heartbeats_answer_of_a_member_that_holds_everything_is_answered_by_nothing() -> None:
+    assert heartbeat_answer(leader(), "c").messages == []
+
+
 def test_what_is_streamed_is_not_waited_for() -> None:
     assert sent_to(propose(leader(), 3), "c") == [(1, 1), (2, 1), (3, 1)]
 

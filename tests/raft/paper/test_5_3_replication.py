@@ -294,6 +294,7 @@ def test_back_off_skips_a_whole_term_a_message() -> None:
         ((1, 1, 1, 3), (1, 1, 1, 2, 2, 2), (4, 2), (3, 1)),
         ((1, 1, 1, 1, 1), (1, 1), (2, 1), (2, 1)),
         ((5, 5), (4, 4), (2, 4), (0, 0)),
+        ((1, 5, 5, 5, 5), (1, 1, 1), (3, 1), (1, 1)),
     ],
 )
 def test_a_refusal_says_where_the_logs_may_meet_and_the_leader_goes_there(
