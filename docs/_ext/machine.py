@@ -18,7 +18,7 @@ from tables import Row, code, summary, table
 
 from logd.raft.table import HANDLERS, ignore
 from logd.raft.types import GroupOptions, Message, MessageType, Ready, Role
-from logd.replica.driver import DriverOptions
+from logd.replica.types import DriverOptions
 from tests.mutants.cli import markdown_table
 from tests.mutants.simulator import read_kills
 from tests.mutants.table import MUTANTS

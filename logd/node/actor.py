@@ -20,17 +20,11 @@ from logd.node.disk import Completion, Disk, Doorbell, Stage
 from logd.observability.logs import LimitedLogger
 from logd.raft.types import INITIAL_HARD_STATE, Configuration
 from logd.replica.clock import ClockReading
-from logd.replica.driver import (
-    CreateGroup,
-    Driver,
-    Effect,
-    MoveStart,
-    Proposal,
-    SnapshotMeta,
-)
+from logd.replica.driver import Driver
 from logd.replica.membership import encode_membership
 from logd.replica.restore import state_of_start
 from logd.replica.room import Shortage, StoreRoom
+from logd.replica.types import CreateGroup, Effect, MoveStart, Proposal, SnapshotMeta
 from logd.store.errors import JournalFull
 from logd.store.format import Start
 from logd.store.round import Append, Round, RoundEntry

@@ -26,8 +26,9 @@ from logd.node.partition import NodeCluster
 from logd.observability.logs import LimitedLogger, LineLimiter, get_logger
 from logd.raft.types import Configuration
 from logd.replica.clock import AppendClock, ClockReading
-from logd.replica.driver import Driver, DriverOptions, apply_batch
+from logd.replica.driver import Driver, apply_batch
 from logd.replica.restore import recover, start_at, what_is_lost
+from logd.replica.types import DriverOptions
 from logd.security.tls import expiry_seconds, node_tls
 from logd.server.door import Door
 from logd.server.listener import Listener

@@ -14,7 +14,7 @@ import trio
 from logd.meta.commands import Command
 from logd.meta.state import META_GROUP, Outcome, Topic
 from logd.node.actor import RaftActor
-from logd.replica.driver import Proposal
+from logd.replica.types import Proposal
 from logd.service.ports import Bounds, PartitionSize, ProduceReply, Slice
 from logd.store.errors import ReadOutdated
 from logd.store.log import Log

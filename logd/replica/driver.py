@@ -11,255 +11,65 @@ never written before the one ahead of it is durable. Inputs may come at any time
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from logd.meta.commands import Command, decode_command, encode_command
 from logd.meta.state import META_GROUP, MetaState, Outcome, TopicChanged, TopicRemoved
 from logd.raft.configuration import InvalidChange, change_of
 from logd.raft.group import Chance, Group
-from logd.raft.progress import ProgressState
 from logd.raft.types import (
     NOBODY,
-    ChangeKind,
-    ChangeStep,
-    Configuration,
     ConfigurationChange,
-    Entry,
-    EntryKind,
-    GroupOptions,
-    HardState,
     Message,
     MessageType,
     ProposalDropped,
-    Ready,
     Role,
-    Snapshot,
-    SoftState,
     Status,
 )
 from logd.replica.clock import AppendClock, ClockReading
 from logd.replica.frames import PeerFrame, decode_frame, encode_frame, entry_of_stamped, snapshot_of
-from logd.replica.membership import change_fields, encode_membership
-from logd.replica.producers import Duplicate, ProducerTable
+from logd.replica.membership import encode_membership
+from logd.replica.producers import ProducerTable
+from logd.replica.reconcile import next_change, what_endangers
+from logd.replica.replica import NodeState, Pending, Read, Replica
 from logd.replica.rest import Rest
 from logd.replica.restore import LogState, encode_checkpoint
-from logd.replica.room import Admission, Room
-from logd.store.format import HardState as StoredHardState
+from logd.replica.room import Room
+from logd.replica.types import (
+    Answer,
+    CreateGroup,
+    DriverOptions,
+    Effect,
+    InstallStart,
+    Proposal,
+    SnapshotMeta,
+)
 from logd.store.format import Start
-from logd.store.round import Append, Remove, RoundEntry, SetHardState, SetStart
+from logd.store.round import Remove, RoundEntry, SetStart
 from wire.errors import (
     CorruptBatch,
     InvalidRequest,
     LogdError,
     NotLeader,
-    OffsetMismatch,
-    OutcomeUnknown,
     Overloaded,
     TopicNotFound,
 )
-from wire.messages import Produced
 from wire.record import (
     BatchHeader,
     ControlKind,
-    Stamp,
     StampedBatch,
     control_batch,
-    decode_control,
     decode_header,
     decode_records,
     encode_batch,
-    stamp,
 )
-from wire.types import Acks, Durability
+from wire.types import Acks
 
 # What group 0 may hold beyond its last snapshot before the next is due: it bounds the replay at a start.
 META_BATCHES_PER_SNAPSHOT: Final = 1000
 _ECHOES: Final = {MessageType.APPEND_RESPONSE, MessageType.HEARTBEAT_RESPONSE}
 # Group 0 is partition 0 of no topic.
 META_TOPIC_ID: Final = bytes(16)
-
-
-@dataclass(frozen=True, slots=True)
-class DriverOptions:
-    """The bounds of the driver. Where the numbers come from stands beside the settings of the same names."""
-
-    waiting_bytes_max: int = 64 << 20
-    producers_max: int = 10_000
-    producer_expiry_ms: int = 7 * 24 * 3600 * 1000
-    raft: GroupOptions = field(default_factory=GroupOptions)
-    frame_bytes_max: int = 4 << 20
-    """Entries of one frame to a peer: half of what a frame may have, as one message may exceed it by a batch."""
-    disk_ticks_max: int = 30
-    """Heartbeats stop when the disk's oldest round is older: 3 s of ticks of 100 ms (D5). A leader whose disk hangs
-    must not keep others from leading."""
-    promotion_lag_max: int = 100
-    """How many entries a learner may lack to be made a voter: what is committed within an election timeout or so."""
-    feature_level: int = 2
-    """What this software speaks. Level 2 lets groups rest; a group rests only if all its members speak it."""
-
-
-# --- What goes in -----------------------------------------------------------------------------------------------------
-
-
-class Proposal(NamedTuple):
-    """A produced batch that passed `check_produced`, and who is to be answered.
-
-    `reply` is handed back with the answer and means nothing here.
-    """
-
-    batch: bytes
-    header: BatchHeader
-    acks: Acks
-    expected_offset: int | None
-    reply: Any
-
-
-# --- What comes out ---------------------------------------------------------------------------------------------------
-
-
-class ReadAt(NamedTuple):
-    """The outcome of `read_index`: a linearizable read of this group may be served here, up to `high_watermark`."""
-
-    index: int  # type: ignore[assignment]  # the glossary's word wins over `tuple.index`
-    high_watermark: int
-
-
-class Reconfigured(NamedTuple):
-    """The outcome of `change_membership`: it is committed, and in force here."""
-
-    configuration: Configuration
-
-
-class Answer(NamedTuple):
-    """What one proposal came to."""
-
-    reply: Any
-    outcome: Produced | Outcome | ReadAt | Reconfigured
-
-
-class CreateGroup(NamedTuple):
-    """Effect: make the directory of a group that meta wants here, then `install` it."""
-
-    group: int
-    topic_id: bytes
-    partition: int
-
-
-class MoveStart(NamedTuple):
-    """Effect: everything up to and including `index` is given up, by the group's own committed decision."""
-
-    group: int
-    index: int  # type: ignore[assignment]  # the glossary's word wins over `tuple.index`
-
-
-class SnapshotMeta(NamedTuple):
-    """Effect: keep the state of group 0 as of the batch `header`, so that what is below need not be replayed."""
-
-    header: BatchHeader
-    state: bytes
-    membership: bytes
-
-
-class InstallStart(NamedTuple):
-    """Effect: write the file of a start that a leader sent, which replaces the log; then `install` it."""
-
-    group: int
-    start: Start
-
-
-class ReadRange(NamedTuple):
-    """Effect: read whole batches `[first_index, next_index)`, up to `bytes_max`, at least two; then `on_range`."""
-
-    group: int
-    first_index: int
-    next_index: int
-    bytes_max: int
-    token: int
-
-
-Effect = CreateGroup | MoveStart | SnapshotMeta | InstallStart | ReadRange
-
-
-class _Pending(NamedTuple):
-    """An appended batch whose commit somebody waits for."""
-
-    term: int
-    acks: Acks
-    reply: Any
-
-
-class _Read(NamedTuple):
-    """A read that waits for its index, or for that index to be applied here."""
-
-    reply: Any
-    asked_ticks: int
-    """When, in ticks of this driver."""
-
-
-class _Range(NamedTuple):
-    """A message to a lagging follower that waits for batches to be read."""
-
-    group: int
-    message: Message
-    has_previous: bool
-    """The first batch read is the one before those to be sent: the message lacks its term."""
-
-
-@dataclass(slots=True)
-class _Replica:
-    """This node's copy of one group, as far as it is in memory."""
-
-    group: int
-    raft: Group
-    producers: ProducerTable
-    # The end of the log, appended whether durable or not. Invariant: what the next batch is stamped with.
-    next_offset: int
-    chain: bytes
-    append_timestamp: int
-    # One past the last record known to be committed.
-    committed_offset: int
-    lost: str = ""
-    # Whether an entry of the current term is committed: only then is `committed_offset` the high watermark.
-    is_current: bool = False
-    # The last index that `producers` has seen.
-    noted_index: int = 0
-    # Group 0: the index of its last snapshot, or of the one that is on its way.
-    snapshot_index: int = 0
-    # Proposals that are not in the log yet, in the order in which they came.
-    waiting: deque[Proposal] = field(default_factory=deque)
-    # Space was asked for; no batch asks for room in a round until it is there.
-    awaits_space: bool = False
-    # What has to become durable, in order: entries, hard states, a start; and what may be let go once all that stands
-    # before it is durable.
-    unwritten: "deque[Entry | HardState | Start | tuple[Message, ...]]" = field(default_factory=deque)
-    # Entries up to here have their room in the round that is being put together; 0 between rounds.
-    admitted_index: int = 0
-    # The term and vote as they were last put into `unwritten`, and a commit that nobody waits for.
-    saved: tuple[int, str] = (0, "")
-    saved_commit: int = 0
-    # `saved_commit` as it was before the start that is in `unwritten`, if there is one.
-    commit_before_start: int = 0
-    unsaved_commit: HardState | None = None
-    # The index of a start whose file is written.
-    written_start: int = -1
-    # Something of this group is in the round under way.
-    is_in_round: bool = False
-    releases: list[tuple[Message, ...]] = field(default_factory=list)
-    # Who waits for what was appended here, by index, in the order of the log.
-    pending: dict[int, _Pending] = field(default_factory=dict)
-    # Indexes whose proposers want to hear when this node alone has them.
-    awaiting_leader: deque[int] = field(default_factory=deque)
-    # Who asked again for a batch that is not committed yet, by its index.
-    duplicates: dict[int, list[tuple[Any, Produced]]] = field(default_factory=dict)
-    # Reads that wait for their index, by the context they were asked with; and those that know it.
-    # Invariant: together at most `GroupOptions.read_requests_max`; `reads` is in the order in which they were asked.
-    reads: dict[bytes, _Read] = field(default_factory=dict)
-    reads_due: list[tuple[int, _Read]] = field(default_factory=list)
-    # When a snapshot was sent to whom, until that is settled.
-    snapshots_sent_ticks: dict[str, int] = field(default_factory=dict)
-    # Who should vote, if somebody said so.
-    wanted: frozenset[str] | None = None
 
 
 class Driver:
@@ -278,37 +88,25 @@ class Driver:
         self.options = options
         self.clock = clock
         self.meta = meta
-        self.waiting_bytes = 0
         self._chance = chance
-        self._replicas: dict[int, _Replica] = {}
-        # Groups with something to do, in the order in which they got it: fair, and no cost for the idle ones.
-        self._active: dict[int, None] = {}
+        self._state = NodeState(node, options)
+        self._replicas: dict[int, Replica] = {}
         # Groups of the round under way.
-        self._in_round: list[_Replica] = []
+        self._in_round: list[Replica] = []
         self._is_round_under_way = False
         self._round_ticks = 0
         # Whether the round under way has been for longer than a leader may be silent.
         self._hangs = False
-        self._ticks = 0
         # Starts that go into the next round; with the group's state if the group is new.
         self._starts: deque[tuple[SetStart, LogState | None]] = deque()
-        self._starts_in_round: list[SetStart] = []
         self._removals: deque[int] = deque()
         # New groups whose start is in the round under way.
         self._installs_in_round: list[LogState] = []
-        self._effects: list[Effect] = []
         # Invariant: every group in it is wanted by meta. A new group that is not in it any more when its start is
         # durable was deleted meanwhile, and is removed again.
         self._creating: set[int] = set()
         # Groups whose batches found no space, though nobody can be refused for them: they are tried again.
         self._short: set[int] = set()
-        self._answers: list[Answer] = []
-        self._outbox: dict[str, list[tuple[int, Message]]] = {}
-        self._ranges: dict[int, _Range] = {}
-        self._ranges_of: dict[tuple[int, str], int] = {}
-        self._tokens = 0
-        self._moved: dict[int, None] = {}
-        self._now_ms = 0
         self._adopted: set[int] = set()
         self._rest = Rest(life, options.feature_level)
 
@@ -322,8 +120,9 @@ class Driver:
         """
         end, recovered = state.end, state.recovered
         raft = Group(self.node, self.options.raft, recovered, self._chance)
-        replica = self._replicas[state.group] = _Replica(
+        replica = self._replicas[state.group] = Replica(
             group=state.group,
+            node=self._state,
             raft=raft,
             producers=state.producers,
             next_offset=end.next_offset,
@@ -333,6 +132,7 @@ class Driver:
             lost=state.lost,
             noted_index=end.index,
             snapshot_index=recovered.snapshot.index,
+            apply_data=self._apply_meta if state.group == META_GROUP else None,
         )
         if recovered.hard_state is not None:
             replica.saved, replica.saved_commit = recovered.hard_state[:2], recovered.hard_state.commit
@@ -341,8 +141,8 @@ class Driver:
             raft.campaign()
         elif recovered.hard_state is not None and state.saved is not None and state.saved[:2] != replica.saved:
             # The log ends in a later term than the disk's hard state knows.
-            self._put_hard_state(replica, recovered.hard_state)
-        self._active[state.group] = None
+            replica.put_hard_state(recovered.hard_state)
+        self._state.active[state.group] = None
 
     def new_producer_table(self) -> ProducerTable:
         """An empty table with this node's bounds."""
@@ -355,11 +155,11 @@ class Driver:
         if META_GROUP not in self._replicas and META_GROUP not in self._creating:
             # A new node: nothing is decided before there is a group that decides.
             self._creating.add(META_GROUP)
-            self._effects.append(CreateGroup(META_GROUP, META_TOPIC_ID, 0))
+            self._state.effects.append(CreateGroup(META_GROUP, META_TOPIC_ID, 0))
         for group, (topic, partition) in wanted.items():
             if group not in self._replicas and group not in self._creating:
                 self._creating.add(group)
-                self._effects.append(CreateGroup(group, topic.topic_id, partition))
+                self._state.effects.append(CreateGroup(group, topic.topic_id, partition))
         self._creating -= {group for group in self._creating if group not in wanted and group not in kept}
         unwanted = [group for group in self._replicas if group not in wanted and group not in kept]
         for group in unwanted:
@@ -387,7 +187,7 @@ class Driver:
         if any(item is start for item in replica.unwritten):
             # It replaces the log, and has its place among what is written.
             replica.written_start = start.index
-            self._active[group] = None
+            self._state.active[group] = None
         elif start.index > replica.raft.log.snapshot.index and start.index <= replica.raft.applied:
             self._starts.append((SetStart(group, start), None))
 
@@ -399,25 +199,25 @@ class Driver:
         """The file of an `InstallStart` could not be written, as the disk is full: it is tried again."""
         replica = self._replicas.get(group)
         if replica is not None and any(item is start for item in replica.unwritten):
-            self._effects.append(InstallStart(group, start))
+            self._state.effects.append(InstallStart(group, start))
 
     def remove_group(self, group: int) -> None:
         """This node gives its copy of a group up."""
         replica = self._replicas.pop(group)
-        self._active.pop(group, None)
+        self._state.active.pop(group, None)
         self._adopted.discard(group)
         self._rest.rouse(group)
         gone = TopicNotFound("the topic was deleted", {"group": group})
         for proposal in replica.waiting:
-            self.waiting_bytes -= len(proposal.batch)
+            self._state.waiting_bytes -= len(proposal.batch)
             if proposal.reply is not None:
-                self._answers.append(Answer(proposal.reply, gone))
+                self._state.answers.append(Answer(proposal.reply, gone))
         for pending in replica.pending.values():
             if pending.reply is not None and pending.acks is not Acks.NONE:
-                self._answers.append(Answer(pending.reply, gone))
+                self._state.answers.append(Answer(pending.reply, gone))
         for repeated in replica.duplicates.values():
-            self._answers += [Answer(reply, gone) for reply, _ in repeated]
-        self._answers += [
+            self._state.answers += [Answer(reply, gone) for reply, _ in repeated]
+        self._state.answers += [
             Answer(read.reply, gone) for read in (*replica.reads.values(), *(due[1] for due in replica.reads_due))
         ]
         # A start that came after the removal would bring the group back.
@@ -440,6 +240,11 @@ class Driver:
             return None
         return replica.raft.applied, encode_checkpoint(replica.producers.encode(), replica.raft.configuration)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How much is proposed and in no log yet."""
+        return self._state.waiting_bytes
+
     # --- Inputs: what users want --------------------------------------------------------------------------------------
 
     def propose(self, group: int, proposal: Proposal) -> LogdError | None:
@@ -450,20 +255,18 @@ class Driver:
         if replica.lost:
             return CorruptBatch(replica.lost, {"group": group})
         if replica.raft.role is not Role.LEADER and not replica.raft.is_singleton:
-            return self._not_leader(replica)
-        if self.waiting_bytes + len(proposal.batch) > self.options.waiting_bytes_max and self.waiting_bytes:
+            return replica.not_leader()
+        if (
+            self._state.waiting_bytes + len(proposal.batch) > self.options.waiting_bytes_max
+            and self._state.waiting_bytes
+        ):
             return Overloaded(
-                f"{self.waiting_bytes} bytes wait for the disk already",
+                f"{self._state.waiting_bytes} bytes wait for the disk already",
                 # About one round of the largest size on a slow disk.
                 {"delay_seconds": 0.1},
             )
         self._queue(replica, proposal)
         return None
-
-    def _not_leader(self, replica: _Replica) -> NotLeader:
-        leader = replica.raft.leader
-        where = f"{leader} leads it" if leader else "no leader is known"
-        return NotLeader(f"this node does not lead group {replica.group}: {where}", {"leader": leader})
 
     def propose_command(self, command: Command, reading: ClockReading, reply: Any) -> LogdError | None:
         """Queue a command for group 0; the answer is its outcome, once it is committed and applied."""
@@ -484,9 +287,9 @@ class Driver:
         self._queue(replica, Proposal(batch, decode_header(batch), Acks.QUORUM, None, None))
         return True
 
-    def _queue(self, replica: _Replica, proposal: Proposal) -> None:
+    def _queue(self, replica: Replica, proposal: Proposal) -> None:
         replica.waiting.append(proposal)
-        self.waiting_bytes += len(proposal.batch)
+        self._state.waiting_bytes += len(proposal.batch)
         self._wake(replica)
 
     def read_index(self, group: int, reply: Any) -> LogdError | None:
@@ -495,15 +298,15 @@ class Driver:
         if replica is None or replica.lost:
             return NotLeader("this node has no replica to read from", {"group": group})
         if replica.raft.role is not Role.LEADER and replica.raft.leader == NOBODY:
-            return self._not_leader(replica)
+            return replica.not_leader()
         if self._hangs and replica.raft.role is Role.LEADER:
             # The heartbeats that confirm reads would keep others from leading, as any other would.
             return Overloaded("the disk of this node does not answer", {"delay_seconds": 1.0})
         if len(replica.reads) + len(replica.reads_due) >= self.options.raft.read_requests_max:
             return Overloaded("too many reads wait for confirmation", {"delay_seconds": 0.1})
-        self._tokens += 1
-        context = b"%s/%d" % (self.node.encode(), self._tokens)
-        replica.reads[context] = _Read(reply, self._ticks)
+        self._state.tokens += 1
+        context = b"%s/%d" % (self.node.encode(), self._state.tokens)
+        replica.reads[context] = Read(reply, self._state.ticks)
         try:
             replica.raft.read_index(context)
         except ProposalDropped as error:
@@ -523,7 +326,7 @@ class Driver:
             return NotLeader("this node does not lead the group", {"group": group})
         raft = replica.raft
         try:
-            problem = _what_endangers(raft, change_of(raft.configuration, change), self.options.promotion_lag_max)
+            problem = what_endangers(raft, change_of(raft.configuration, change), self.options.promotion_lag_max)
             if problem and not change.admission and not change.leaves_joint:
                 return InvalidRequest(f"the change would endanger the quorum: {problem}")
             raft.propose_change(change)
@@ -532,7 +335,7 @@ class Driver:
         except ProposalDropped as error:
             return Overloaded(error.reason, {"delay_seconds": 0.1})
         if reply is not None:
-            replica.pending[raft.last.index] = _Pending(raft.term, Acks.QUORUM, reply)
+            replica.pending[raft.last.index] = Pending(raft.term, Acks.QUORUM, reply)
         self._wake(replica)
         return None
 
@@ -558,8 +361,8 @@ class Driver:
     def tick(self, reading: ClockReading | None = None) -> None:
         """Let one tick (100 ms) pass for every group that is awake."""
         if reading is not None:
-            self._now_ms = self.clock.now_ms(reading)
-        self._ticks += 1
+            self._state.now_ms = self.clock.now_ms(reading)
+        self._state.ticks += 1
         self._round_ticks += self._is_round_under_way
         hangs = self._hangs = self._round_ticks > self.options.disk_ticks_max
         for group in self._rest.tick(hangs=hangs):
@@ -569,7 +372,7 @@ class Driver:
         for replica in self._replicas.values():
             raft = replica.raft
             if replica.reads:
-                self._give_reads_up(replica)
+                replica.give_reads_up()
             if self._rest.is_resting(replica.group):
                 continue
             if raft.role is Role.LEADER:
@@ -583,46 +386,21 @@ class Driver:
                 raft.tick()
             # What waits may have waited for the end of a transfer.
             if raft.has_ready or (replica.waiting and not replica.awaits_space):
-                self._active[replica.group] = None
+                self._state.active[replica.group] = None
 
-    def _give_reads_up(self, replica: _Replica) -> None:
-        """Whoever asked so long ago is to ask again: the question to the leader, or its answer, was lost."""
-        asked_ticks = self._ticks - 2 * self.options.raft.election_ticks
-        refused: NotLeader | None = None
-        while replica.reads:
-            context, read = next(iter(replica.reads.items()))
-            if read.asked_ticks > asked_ticks:
-                return
-            refused = refused or self._not_leader(replica)
-            self._answers.append(Answer(replica.reads.pop(context).reply, refused))
-
-    def _lead(self, replica: _Replica) -> None:
+    def _lead(self, replica: Replica) -> None:
         """What a leader does now and then: see that its members are what they should be, or let the group rest."""
         raft = replica.raft
         if replica.snapshots_sent_ticks:
-            self._settle_snapshots(replica)
+            replica.settle_snapshots()
         if raft.pending_change_index <= raft.applied and not raft.transfer_to:
-            change = _next_change(raft, replica.wanted, self.options.promotion_lag_max)
+            change = next_change(raft, replica.wanted, self.options.promotion_lag_max)
             if change is not None:
                 self.change_membership(replica.group, change, None)
                 return
         if raft.is_at_rest and not replica.waiting and not replica.unwritten and not raft.is_singleton:
             others = raft.configuration.members - {self.node}
             self._rest.lay(replica.group, raft.term, raft.last.index, others)
-
-    def _settle_snapshots(self, replica: _Replica) -> None:
-        """Whoever did not take a snapshot for so long is probed, and sent another: it may have been lost.
-
-        That is harmless where it was not: a replica takes no snapshot that brings it nothing.
-        """
-        raft = replica.raft
-        for name, sent_ticks in list(replica.snapshots_sent_ticks.items()):
-            progress = raft.progress.get(name)
-            if progress is None or progress.state is not ProgressState.SNAPSHOT:
-                del replica.snapshots_sent_ticks[name]
-            elif self._ticks - sent_ticks > self.options.raft.election_ticks:
-                del replica.snapshots_sent_ticks[name]
-                raft.report_snapshot(name, delivered=False)
 
     def on_frame(self, peer: str, data: bytes) -> None:
         """A frame of a peer arrived. Raises ValueError for what is no frame, CorruptBatch for a damaged batch in it."""
@@ -653,7 +431,7 @@ class Driver:
             index,
         )
 
-    def _step(self, replica: _Replica, message: Message) -> None:
+    def _step(self, replica: Replica, message: Message) -> None:
         if self._hangs and message.type is MessageType.READ_INDEX:
             return  # see `read_index`
         try:
@@ -661,26 +439,26 @@ class Driver:
         except ProposalDropped:
             # A read that was passed on to this node, which has too many: the asker asks again.
             return
-        self._active[replica.group] = None
+        self._state.active[replica.group] = None
         if self._rest.is_resting(replica.group) and not self._still_rests(replica, message):
             self._rest.rouse(replica.group)
 
-    def _still_rests(self, replica: _Replica, message: Message) -> bool:
+    def _still_rests(self, replica: Replica, message: Message) -> bool:
         """Whether a message changed nothing for a group at rest: it was on its way when the group came to rest."""
         raft = replica.raft
         if raft.role is Role.LEADER:
             return raft.is_at_rest and message.type in _ECHOES
         return self._can_rest(raft.leader, replica.group, raft.term, raft.last.index)
 
-    def _wake(self, replica: _Replica) -> None:
-        self._active[replica.group] = None
+    def _wake(self, replica: Replica) -> None:
+        self._state.active[replica.group] = None
         self._rest.rouse(replica.group)
 
     def on_range(self, token: int, batches: Sequence[StampedBatch] | None) -> None:
         """The batches of a `ReadRange` were read; None if they could not be."""
-        waiting = self._ranges.pop(token)
+        waiting = self._state.ranges.pop(token)
         message = waiting.message
-        del self._ranges_of[waiting.group, message.to]
+        del self._state.ranges_of[waiting.group, message.to]
         replica = self._replicas.get(waiting.group)
         if replica is None or replica.raft.role is not Role.LEADER or replica.raft.term != message.term:
             return
@@ -690,7 +468,7 @@ class Driver:
             return
         if previous is not None:
             message = message._replace(log_term=previous.term, chain=previous.chain)
-        self._route(replica.group, message._replace(range=None, entries=tuple(entries)))
+        replica.route(message._replace(range=None, entries=tuple(entries)))
 
     def on_space(self, group: int, error: LogdError | None) -> None:
         """Space was allocated to a group, or could not be: then all proposals that wait for it are refused."""
@@ -699,15 +477,15 @@ class Driver:
             return
         replica.awaits_space = False
         if error is None:
-            self._active[group] = None
+            self._state.active[group] = None
             return
         kept: deque[Proposal] = deque()
         for proposal in replica.waiting:
             if proposal.header.is_control:
                 kept.append(proposal)
                 continue
-            self.waiting_bytes -= len(proposal.batch)
-            self._answers.append(Answer(proposal.reply, error))
+            self._state.waiting_bytes -= len(proposal.batch)
+            self._state.answers.append(Answer(proposal.reply, error))
         replica.waiting = kept
         if kept or replica.unwritten:
             self._short.add(group)
@@ -720,7 +498,7 @@ class Driver:
     def retry_space(self) -> None:
         """Let what could not be refused ask for space again; to be called now and then while `is_short`."""
         for group in sorted(self._short & self._replicas.keys()):
-            self._active[group] = None
+            self._state.active[group] = None
         self._short.clear()
 
     # --- Rounds -------------------------------------------------------------------------------------------------------
@@ -732,12 +510,12 @@ class Driver:
         """
         assert not self._is_round_under_way, "the round before is not durable yet"
         entries: list[RoundEntry] = []
-        self._now_ms = self.clock.now_ms(reading)
+        self._state.now_ms = self.clock.now_ms(reading)
         self._take_starts(room, entries)
-        if self._active:
+        if self._state.active:
             # What moves a log's start, or removes it, is alone of its group in a round.
             alone = {entry.group for entry in entries}
-            for group in list(self._active):
+            for group in list(self._state.active):
                 # What group 0 decides meanwhile may remove others.
                 replica = self._replicas.get(group)
                 if group in alone or replica is None:
@@ -761,167 +539,29 @@ class Driver:
             if state is not None:
                 self._installs_in_round.append(state)
             else:
-                self._starts_in_round.append(entry)
+                self._state.starts_in_round.append(entry)
 
-    def _take_group(self, replica: _Replica, room: Room, entries: list[RoundEntry]) -> bool:
+    def _take_group(self, replica: Replica, room: Room, entries: list[RoundEntry]) -> bool:
         """One group's part of the round. False when the round is full; the group stays active then.
 
         A group that fills the round goes behind the others, so that a busy one cannot keep them out for ever.
         """
-        self._pump(replica)
-        full = self._drain(replica, room, entries)
+        replica.pump()
+        full = replica.drain(room, entries)
         if not full and not replica.unwritten and not replica.awaits_space:
-            full = self._take_batches(replica, room)
-            self._pump(replica)
-            full = self._drain(replica, room, entries) or full
+            full = replica.take_batches(room)
+            replica.pump()
+            full = replica.drain(room, entries) or full
         # Whatever found no place in this round asks for room in the next.
         replica.admitted_index = 0
         if replica.is_in_round:
             self._in_round.append(replica)
         if not full or replica.is_in_round:
-            self._active.pop(replica.group, None)
+            self._state.active.pop(replica.group, None)
         if full:
             # In its old place if it got nothing yet, behind all others if it did.
-            self._active.setdefault(replica.group)
+            self._state.active.setdefault(replica.group)
         return not full
-
-    def _drain(self, replica: _Replica, room: Room, entries: list[RoundEntry]) -> bool:
-        """Move what has to become durable into the round, in order. True when the round is full."""
-        unwritten = replica.unwritten
-        while unwritten:
-            item = unwritten[0]
-            if type(item) is Entry:
-                if replica.awaits_space and item.index > replica.admitted_index:
-                    return False
-                admission = self._admit(replica, item, room)
-                if admission is Admission.ROUND_FULL:
-                    return True
-                if admission is Admission.NO_SPACE:
-                    replica.awaits_space = True
-                    return False
-                entries.append(Append(replica.group, item.data))
-                replica.is_in_round = True
-            elif type(item) is HardState:
-                if not room.admit_entry():
-                    return True
-                entries.append(SetHardState(replica.group, StoredHardState(*item)))
-                replica.is_in_round = True
-            elif type(item) is Start:
-                # It is alone of its group in a round, and its file comes first.
-                if replica.written_start != item.index or replica.is_in_round:
-                    return False
-                if not room.admit_entry():
-                    return True
-                entry = SetStart(replica.group, item, keeps_suffix=False)
-                entries.append(entry)
-                self._starts_in_round.append(entry)
-                replica.is_in_round = True
-                unwritten.popleft()
-                return False
-            elif replica.is_in_round:
-                replica.releases.append(item)  # type: ignore[arg-type]  # nothing else is left
-            else:
-                # Nothing stands before it that is not durable.
-                unwritten.popleft()
-                self._deliver(replica, item)  # type: ignore[arg-type]
-                self._pump(replica)
-                continue
-            unwritten.popleft()
-        return False
-
-    def _admit(self, replica: _Replica, entry: Entry, room: Room) -> Admission:
-        if entry.index <= replica.admitted_index:
-            return Admission.TAKEN
-        header: BatchHeader = entry.data.header
-        # Group 0 may use the reserve as well: deleting a topic is one of the ways out of a full disk.
-        control = header.is_control or replica.group == META_GROUP
-        return room.admit(replica.group, header.batch_bytes, control=control, index=entry.index)
-
-    def _take_batches(self, replica: _Replica, room: Room) -> bool:
-        """Put what waits into the log, as far as there is room for it. True when the round is full."""
-        raft, waiting = replica.raft, replica.waiting
-        if not waiting or raft.role is not Role.LEADER or raft.transfer_to or replica.lost:
-            return False
-        entries: list[Entry] = []
-        size_bytes, full = raft.uncommitted_bytes, False
-        while waiting:
-            proposal = waiting[0]
-            answer = self._check(replica, proposal)
-            if answer is None:
-                batch_bytes = len(proposal.batch)
-                if size_bytes and size_bytes + batch_bytes > raft.options.uncommitted_bytes_max:
-                    break  # until some of it is committed
-                control = proposal.header.is_control or replica.group == META_GROUP
-                index = raft.last.index + len(entries) + 1
-                admission = room.admit(replica.group, batch_bytes, control=control, index=index)
-                if admission is Admission.ROUND_FULL:
-                    full = True
-                    break
-                if admission is Admission.NO_SPACE:
-                    replica.awaits_space = True
-                    break
-                size_bytes += batch_bytes
-                entries.append(self._stamped(replica, proposal, index))
-            elif answer.outcome is not _LATER:
-                self._answers.append(answer)
-            waiting.popleft()
-            self.waiting_bytes -= len(proposal.batch)
-        if entries:
-            replica.admitted_index = entries[-1].index
-            raft.step(Message(MessageType.PROPOSE, sender=self.node, entries=tuple(entries)))
-        return full
-
-    def _check(self, replica: _Replica, proposal: Proposal) -> Answer | None:
-        """None to append, or what the proposal is answered without appending it."""
-        verdict = replica.producers.check(proposal.header, max(self._now_ms, replica.append_timestamp))
-        if isinstance(verdict, LogdError):
-            return Answer(proposal.reply, verdict)
-        if verdict is not None:
-            return self._answer_duplicate(replica, proposal, verdict)
-        if proposal.expected_offset is not None and proposal.expected_offset != replica.next_offset:
-            return Answer(
-                proposal.reply,
-                OffsetMismatch(
-                    f"the next offset is {replica.next_offset}, expected was {proposal.expected_offset}",
-                    {"next_offset": replica.next_offset},
-                ),
-            )
-        return None
-
-    def _answer_duplicate(self, replica: _Replica, proposal: Proposal, verdict: Duplicate) -> Answer:
-        original = verdict.original
-        produced = Produced(
-            original.base_offset, original.index, 0, b"", Durability.QUORUM_FSYNC, (self.node,), duplicate=True
-        )
-        if original.index <= replica.raft.applied or proposal.acks is Acks.NONE:
-            return Answer(proposal.reply, produced)
-        replica.duplicates.setdefault(original.index, []).append((proposal.reply, produced))
-        return Answer(proposal.reply, _LATER)
-
-    def _stamped(self, replica: _Replica, proposal: Proposal, index: int) -> Entry:
-        """A proposal as the entry that it becomes, with its waiter noted."""
-        batch = self._stamp(replica, proposal.batch, index, replica.raft.term)
-        header = batch.header
-        replica.producers.append(header)
-        replica.noted_index = index
-        if proposal.reply is not None:
-            if proposal.acks is Acks.NONE:
-                self._answers.append(Answer(proposal.reply, Produced(0, 0, 0, b"", Durability.NONE, ())))
-            else:
-                replica.pending[index] = _Pending(header.term, proposal.acks, proposal.reply)
-                if proposal.acks is Acks.LEADER:
-                    replica.awaiting_leader.append(index)
-        size_bytes = 0 if header.is_control else len(proposal.batch)
-        return Entry(index, header.term, EntryKind.DATA, batch, size_bytes, header.chain)
-
-    def _stamp(self, replica: _Replica, batch: bytes, index: int, term: int) -> StampedBatch:
-        """Give a batch its place at the end of the log."""
-        replica.append_timestamp = max(self._now_ms, replica.append_timestamp)
-        place = Stamp(replica.next_offset, index, term, replica.append_timestamp, replica.chain)
-        stamped = stamp(batch, place)
-        replica.next_offset = stamped.header.next_offset
-        replica.chain = stamped.header.chain
-        return stamped
 
     def on_durable(self) -> list[int]:
         """The round under way is durable. Returns the groups whose commit moved since the last time."""
@@ -934,22 +574,22 @@ class Driver:
             if self._replicas.get(replica.group) is not replica:
                 continue  # removed while the round was under way
             for messages in releases:
-                self._deliver(replica, messages)
-            self._pump(replica)
-            self._answer_leader_acks(replica)
-            if _has_work(replica):
-                self._active[replica.group] = None
+                replica.deliver(messages)
+            replica.pump()
+            replica.answer_leader_acks()
+            if replica.has_work:
+                self._state.active[replica.group] = None
         for state in self._installs_in_round:
             if state.group in self._creating:
                 self.open_group(state)
             else:
                 self._removals.append(state.group)  # deleted while its start was on the way to the disk
         self._installs_in_round = []
-        moved, self._moved = list(self._moved), {}
+        moved, self._state.moved = list(self._state.moved), {}
         return moved
 
     def _on_starts_durable(self) -> None:
-        starts, self._starts_in_round = self._starts_in_round, []
+        starts, self._state.starts_in_round = self._state.starts_in_round, []
         for entry in starts:
             replica = self._replicas.get(entry.group)
             if replica is None:
@@ -957,290 +597,38 @@ class Driver:
             if entry.keeps_suffix:
                 replica.raft.compact(snapshot_of(entry.start))
             else:
-                self._begin_anew(replica, entry.start)
-
-    def _begin_anew(self, replica: _Replica, start: Start) -> None:
-        """A start that replaces the log is durable."""
-        replica.producers.restore(start.producers)
-        for entry in replica.raft.log.entries:
-            # What came in behind the start while that was on its way to the disk.
-            if entry.index <= replica.noted_index and type(entry.data) is StampedBatch:
-                replica.producers.append(entry.data.header)
-        replica.committed_offset = start.offset
-        replica.snapshot_index = start.index
-        if replica.group == META_GROUP:
-            self.meta = MetaState.restore(start.state)
-            self.reconcile()
-        self._moved[replica.group] = None
-
-    # --- What a core left behind --------------------------------------------------------------------------------------
-
-    def _pump(self, replica: _Replica) -> None:
-        while replica.raft.has_ready:
-            self._handle(replica, replica.raft.take_ready())
-
-    def _handle(self, replica: _Replica, ready: Ready) -> None:
-        if ready.soft_state is not None:
-            self._on_role(replica, ready.soft_state)
-        if ready.truncate_from is not None:
-            self._truncate(replica, ready.truncate_from)
-        if ready.snapshot is not None:
-            self._begin_install(replica, ready.snapshot)
-        self._save(replica, ready)
-        for entry in ready.append:
-            self._take_entry(replica, entry)
-        if ready.responses:
-            replica.unwritten.append(ready.responses)
-        for message in ready.messages:
-            self._route(replica.group, message)
-        if ready.committed:
-            self._apply(replica, ready.committed)
-        for state in ready.read_states:
-            read = replica.reads.pop(state.context, None)
-            if read is not None:
-                replica.reads_due.append((state.index, read))
-        if replica.reads_due:
-            self._answer_reads(replica)
-
-    def _save(self, replica: _Replica, ready: Ready) -> None:
-        """Remember the hard state: at once if a promise depends on it, else with the next batches.
-
-        A commit may run ahead of what is durable here; what is written down never does, else a crash between the two
-        would look like a loss.
-        """
-        hard_state = ready.hard_state
-        if hard_state is not None:
-            commit = max(replica.saved_commit, min(hard_state.commit, replica.raft.log.stable))
-            hard_state = hard_state._replace(commit=commit)
-            if hard_state[:2] != replica.saved or ready.snapshot is not None:
-                self._put_hard_state(replica, hard_state)
-                return
-            # A sole voter's log is committed as far as it goes; nothing is gained by writing down how far.
-            if not replica.raft.is_singleton and commit > replica.saved_commit:
-                replica.unsaved_commit = hard_state
-        if replica.unsaved_commit is not None and ready.append:
-            self._put_hard_state(replica, replica.unsaved_commit)
-
-    def _put_hard_state(self, replica: _Replica, hard_state: HardState) -> None:
-        replica.saved, replica.saved_commit = hard_state[:2], hard_state.commit
-        replica.unsaved_commit = None
-        replica.unwritten.append(hard_state)
-
-    def _take_entry(self, replica: _Replica, entry: Entry) -> None:
-        if type(entry.data) is not StampedBatch:
-            # Made by the core, or a change of membership: this replica leads.
-            entry.data = self._stamp(replica, self._control_batch(entry), entry.index, entry.term)
-            entry.chain = entry.data.header.chain
-        header: BatchHeader = entry.data.header
-        if entry.index > replica.noted_index:
-            replica.producers.append(header)
-            replica.noted_index = entry.index
-        replica.next_offset = header.next_offset
-        replica.chain = header.chain
-        replica.append_timestamp = header.append_timestamp
-        replica.unwritten.append(entry)
-
-    def _control_batch(self, entry: Entry) -> bytes:
-        if entry.change is not None:
-            fields = change_fields(entry.change)
-            return control_batch(ControlKind.MEMBERSHIP, *fields, timestamp_ms=self._now_ms)
-        return control_batch(ControlKind.NO_OP, timestamp_ms=self._now_ms)
-
-    def _truncate(self, replica: _Replica, first_index: int) -> None:
-        """Entries from `first_index` on are replaced by those of another leader."""
-        replica.unwritten = deque(
-            item for item in replica.unwritten if type(item) is not Entry or item.index < first_index
-        )
-        replica.producers.truncate(first_index)
-        replica.noted_index = first_index - 1
-        replica.admitted_index = min(replica.admitted_index, first_index - 1)
-        lost = NotLeader("another leader's batches took the place of this one", {"leader": replica.raft.leader})
-        for index in [index for index in reversed(replica.pending) if index >= first_index]:
-            pending = replica.pending.pop(index)
-            self._answers.append(Answer(pending.reply, lost))
-        for index in [index for index in replica.duplicates if index >= first_index]:
-            self._answers += [Answer(reply, lost) for reply, _ in replica.duplicates.pop(index)]
-
-    def _begin_install(self, replica: _Replica, snapshot: Snapshot) -> None:
-        """A leader's start replaces this log: what it held is given up once that is durable."""
-        start: Start = snapshot.data
-        replica.unwritten = self._without_log(replica)
-        replica.unwritten.append(start)
-        replica.written_start = -1
-        replica.producers.truncate(0)
-        replica.noted_index = start.index
-        replica.admitted_index = 0
-        replica.next_offset, replica.chain = start.offset, start.chain
-        replica.append_timestamp = start.append_timestamp
-        self._fail_pending(replica, OutcomeUnknown("a snapshot took the place of this batch"))
-        self._effects.append(InstallStart(replica.group, start))
-
-    def _without_log(self, replica: _Replica) -> "deque[Entry | HardState | Start | tuple[Message, ...]]":
-        """What is to be written, without entries and without an earlier start: a new one replaces them all.
-
-        A hard state behind the earlier start knew that to be committed, and must not say so before the log is there.
-        """
-        if not any(type(item) is Start for item in replica.unwritten):
-            replica.commit_before_start = replica.saved_commit
-        kept: deque[Entry | HardState | Start | tuple[Message, ...]] = deque()
-        for item in replica.unwritten:
-            if type(item) is HardState:
-                kept.append(item._replace(commit=min(item.commit, replica.commit_before_start)))
-            elif type(item) is tuple:
-                kept.append(item)
-        return kept
-
-    def _fail_pending(self, replica: _Replica, error: LogdError) -> None:
-        self._answers += [Answer(pending.reply, error) for pending in replica.pending.values()]
-        for repeated in replica.duplicates.values():
-            self._answers += [Answer(reply, error) for reply, _ in repeated]
-        replica.pending.clear()
-        replica.duplicates.clear()
-        replica.awaiting_leader.clear()
-
-    def _on_role(self, replica: _Replica, soft_state: SoftState) -> None:
-        """Who leads has changed: reads begin anew, and proposals that are not in the log go elsewhere."""
-        replica.is_current = replica.raft.has_committed_in_term and bool(soft_state.leader)
-        refused = self._not_leader(replica)
-        reads, replica.reads = replica.reads, {}
-        self._answers += [Answer(read.reply, refused) for read in reads.values()]
-        self._moved[replica.group] = None
-        if soft_state.role is Role.LEADER or replica.raft.is_singleton:
-            return
-        replica.awaiting_leader.clear()
-        waiting, replica.waiting = replica.waiting, deque()
-        for proposal in waiting:
-            self.waiting_bytes -= len(proposal.batch)
-            if proposal.reply is not None:
-                self._answers.append(Answer(proposal.reply, refused))
-
-    def _deliver(self, replica: _Replica, messages: tuple[Message, ...]) -> None:
-        """What waited for the disk is true now."""
-        for message in messages:
-            if message.to == self.node:
-                replica.raft.step(message)
-            else:
-                self._route(replica.group, message)
-
-    def _route(self, group: int, message: Message) -> None:
-        wanted = message.range
-        if message.type is MessageType.SNAPSHOT:
-            self._replicas[group].snapshots_sent_ticks[message.to] = self._ticks
-        if wanted is None:
-            self._outbox.setdefault(message.to, []).append((group, message))
-            return
-        if (group, message.to) in self._ranges_of:
-            return  # it is being read already
-        log = self._replicas[group].raft.log
-        has_previous = not message.log_term and message.index > log.snapshot.index
-        self._tokens += 1
-        self._ranges[self._tokens] = _Range(group, message, has_previous)
-        self._ranges_of[group, message.to] = self._tokens
-        first_index = wanted.first_index - has_previous
-        self._effects.append(ReadRange(group, first_index, wanted.last_index + 1, wanted.bytes_max, self._tokens))
+                replica.begin_anew(entry.start)
+                if replica.group == META_GROUP:
+                    self.meta = MetaState.restore(entry.start.state)
+                    self.reconcile()
 
     # --- What is committed --------------------------------------------------------------------------------------------
 
-    def _apply(self, replica: _Replica, entries: Sequence[Entry]) -> None:
-        raft = replica.raft
-        for entry in entries:
-            batch: StampedBatch = entry.data
-            header = batch.header
-            index = header.index
-            outcome: Produced | Outcome | Reconfigured | None = None
-            replica.committed_offset = header.next_offset
-            replica.producers.commit(header, index)
-            if header.is_control:
-                outcome = self._on_control(replica, entry, batch)
-            elif replica.group == META_GROUP:
-                outcome = self._apply_meta(replica, batch)
-            pending = replica.pending.pop(index, None)
-            if pending is not None:
-                self._answers.append(Answer(pending.reply, outcome or self._produced(replica, header)))
-            for reply, produced in replica.duplicates.pop(index, ()):
-                self._answers.append(Answer(reply, produced))
-        last = entries[-1]
-        if last.term == raft.term:
-            replica.is_current = True
-        self._moved[replica.group] = None
-        raft.on_applied(last.index)
-        if _has_work(replica):
-            self._active[replica.group] = None
-        if replica.reads_due:
-            self._answer_reads(replica)
-
-    def _produced(self, replica: _Replica, header: BatchHeader) -> Produced:
-        progress = replica.raft.progress
-        if replica.raft.role is Role.LEADER:
-            nodes = tuple(name for name, known in progress.items() if known.match_index >= header.index)
-        else:
-            nodes = ()  # the new leader knows
-        return Produced(header.base_offset, header.index, header.term, header.chain, Durability.QUORUM_FSYNC, nodes)
-
-    def _answer_leader_acks(self, replica: _Replica) -> None:
-        """Proposers that asked for no more hear that this node has their batches durable."""
-        awaiting, stable = replica.awaiting_leader, replica.raft.log.stable
-        while awaiting and awaiting[0] <= stable:
-            index = awaiting.popleft()
-            pending = replica.pending.pop(index, None)
-            if pending is None:
-                continue  # committed already, and answered with more than was asked for
-            header = self._header_at(replica, index)
-            produced = Produced(
-                header.base_offset, index, header.term, header.chain, Durability.LEADER_FSYNC, (self.node,)
-            )
-            self._answers.append(Answer(pending.reply, produced))
-
-    def _header_at(self, replica: _Replica, index: int) -> BatchHeader:
-        log = replica.raft.log
-        header: BatchHeader = log.entries[index - log.base.index - 1].data.header
-        return header
-
-    def _on_control(self, replica: _Replica, entry: Entry, batch: StampedBatch) -> Reconfigured | None:
-        if entry.change is not None:
-            raft = replica.raft
-            configuration = raft.apply_change(entry.change)
-            if entry.index > replica.saved_commit and replica.saved == raft.hard_state[:2] and not raft.admission:
-                # Whoever was needed to commit it may be gone for ever once it is known to be: a restart must not ask
-                # them again.
-                self._put_hard_state(replica, HardState(*replica.saved, entry.index))
-            return Reconfigured(configuration)
-        kind, fields = decode_control(batch.header, batch.to_bytes())
-        if kind is ControlKind.RETENTION:
-            self._effects.append(MoveStart(replica.group, fields[0]))
-        return None
-
-    def _apply_meta(self, replica: _Replica, batch: StampedBatch) -> Outcome:
+    def _apply_meta(self, replica: Replica, batch: StampedBatch) -> Outcome:
         outcome = apply_batch(self.meta, batch.header, batch.to_bytes())
         if isinstance(outcome, TopicChanged | TopicRemoved):
             self.reconcile()
         if batch.header.index - replica.snapshot_index >= META_BATCHES_PER_SNAPSHOT:
             replica.snapshot_index = batch.header.index
             membership = encode_membership(replica.raft.configuration)
-            self._effects.append(SnapshotMeta(batch.header, self.meta.snapshot(), membership))
+            self._state.effects.append(SnapshotMeta(batch.header, self.meta.snapshot(), membership))
         return outcome
-
-    def _answer_reads(self, replica: _Replica) -> None:
-        due = [known for known in replica.reads_due if known[0] <= replica.raft.applied]
-        if due:
-            replica.reads_due = [known for known in replica.reads_due if known[0] > replica.raft.applied]
-            self._answers += [Answer(read.reply, ReadAt(index, replica.committed_offset)) for index, read in due]
 
     # --- Outputs ------------------------------------------------------------------------------------------------------
 
     def take_frames(self) -> list[tuple[str, bytes]]:
         """What may leave now: frames, each with its peer. What a peer's queue has no room for may be dropped."""
-        for group in list(self._active):
+        for group in list(self._state.active):
             replica = self._replicas.get(group)
             if replica is None:
                 continue  # group 0 just decided so
-            self._pump(replica)
+            replica.pump()
             if not replica.is_in_round:
-                self._release(replica)
-            if not _has_work(replica):
-                self._active.pop(group, None)
+                replica.release()
+            if not replica.has_work:
+                self._state.active.pop(group, None)
         frames = []
-        outbox, self._outbox = self._outbox, {}
+        outbox, self._state.outbox = self._state.outbox, {}
         beats = self._rest.take_beats()
         for peer in sorted(outbox.keys() | beats.keys()):
             frame = PeerFrame(self.options.feature_level, beats.get(peer))
@@ -1255,32 +643,25 @@ class Driver:
             frames.append((peer, encode_frame(frame)))
         return frames
 
-    def _release(self, replica: _Replica) -> None:
-        """Let go what waits for nothing: no part of the group is on its way to the disk before it."""
-        unwritten = replica.unwritten
-        while unwritten and type(unwritten[0]) is tuple:
-            self._deliver(replica, unwritten.popleft())  # type: ignore[arg-type]  # see the condition
-            self._pump(replica)
-
     def take_answers(self) -> list[Answer]:
         """What became true or was refused since the last time."""
-        answers, self._answers = self._answers, []
+        answers, self._state.answers = self._state.answers, []
         return answers
 
     def take_effects(self) -> list[Effect]:
         """What the node has to do to its files since the last time."""
-        effects, self._effects = self._effects, []
+        effects, self._state.effects = self._state.effects, []
         return effects
 
     @property
     def has_output(self) -> bool:
         """Whether there are answers or effects to take."""
-        return bool(self._answers or self._effects)
+        return bool(self._state.answers or self._state.effects)
 
     @property
     def has_work(self) -> bool:
         """Whether `take_round` could give something."""
-        return bool(self._active or self._starts or self._removals)
+        return bool(self._state.active or self._starts or self._removals)
 
     # --- What others may ask ------------------------------------------------------------------------------------------
 
@@ -1323,71 +704,6 @@ class Driver:
 
     def groups(self) -> Sequence[int]:
         return tuple(self._replicas)
-
-
-_LATER: Final = Produced(0, 0, 0, b"", Durability.NONE, ())
-"""Marks an answer that is not due yet; compared by identity, and never sent."""
-
-
-def _has_work(replica: _Replica) -> bool:
-    """Whether a round could take something of a group. What waits for space is not tried before it is there."""
-    waits = replica.waiting or replica.unwritten
-    return bool((waits and not replica.awaits_space) or replica.raft.has_ready)
-
-
-def _what_endangers(raft: Group, configuration: Configuration, lag_max: int) -> str:
-    """Why a configuration could not be relied on to decide anything; empty if it can."""
-    known = raft.configuration.voters | raft.configuration.voters_outgoing
-    for voters in (configuration.voters, configuration.voters_outgoing):
-        doubtful = []
-        for name in sorted(voters):
-            progress = raft.progress.get(name)
-            if progress is None:
-                doubtful.append(f"{name} is not even a learner")
-            elif progress.admission:
-                doubtful.append(f"{name} has to be admitted")
-            elif name not in known and raft.last.index - progress.match_index > lag_max:
-                doubtful.append(f"{name} lacks {raft.last.index - progress.match_index} entries")
-        if doubtful and 2 * (len(voters) - len(doubtful)) <= len(voters):
-            return ", ".join(doubtful)
-        strangers = sorted(voters - raft.configuration.members)
-        if strangers:
-            return f"{', '.join(strangers)}: to be a learner comes first"
-    return ""
-
-
-def _next_change(raft: Group, wanted: frozenset[str] | None, lag_max: int) -> ConfigurationChange | None:
-    """The next step towards the wanted voters, one at a time; None if all is as it should be, or nothing can be done.
-
-    A replica that lost its hard state is made a learner first, by an entry that carries its word: from then on it
-    counts for what it holds. A learner votes as soon as it holds nearly the whole log.
-    """
-    configuration = raft.configuration
-    if configuration.is_joint or not raft.has_committed_in_term:
-        return None
-    for name, progress in raft.progress.items():
-        if progress.admission:
-            if name in configuration.voters and len(configuration.voters) == 1:
-                continue
-            step = ChangeStep(ChangeKind.ADD_LEARNER, name)
-            return ConfigurationChange((step,), admission=progress.admission)
-    if wanted is None:
-        return None
-    for name in sorted(wanted - configuration.voters):
-        if name not in configuration.learners:
-            return ConfigurationChange((ChangeStep(ChangeKind.ADD_LEARNER, name),))
-        progress = raft.progress[name]
-        if progress.is_recently_active and raft.last.index - progress.match_index <= lag_max:
-            return ConfigurationChange((ChangeStep(ChangeKind.ADD_VOTER, name),))
-        return None
-    for name in sorted(configuration.members - wanted):
-        if name == raft.node and len(configuration.voters) > 1:
-            heirs = [known for known in sorted(wanted & configuration.voters) if not raft.progress[known].admission]
-            if heirs:
-                raft.transfer_leader(heirs[0])
-            return None
-        return ConfigurationChange((ChangeStep(ChangeKind.REMOVE, name),))
-    return None
 
 
 def apply_batch(meta: MetaState, header: BatchHeader, batch: bytes | memoryview) -> Outcome:

@@ -22,7 +22,7 @@ from logd.raft.types import (
     Role,
     Snapshot,
 )
-from logd.replica.driver import DriverOptions
+from logd.replica.types import DriverOptions
 from tests.docs.pages import DOCS, machine, tables, text_of
 from tests.mutants.mutant import BUGS_COUNT, JOURNAL_RULES_COUNT
 from tests.mutants.table import MUTANTS

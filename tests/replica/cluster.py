@@ -15,20 +15,11 @@ from logd.meta.state import META_GROUP, MetaState
 from logd.raft.configuration import change_of
 from logd.raft.types import INITIAL_HARD_STATE, Configuration, EntryId, HardState, Recovered, Role
 from logd.replica.clock import AppendClock, ClockReading
-from logd.replica.driver import (
-    CreateGroup,
-    Driver,
-    DriverOptions,
-    Effect,
-    InstallStart,
-    MoveStart,
-    ReadRange,
-    SnapshotMeta,
-    apply_batch,
-)
+from logd.replica.driver import Driver, apply_batch
 from logd.replica.frames import entry_of_stamped, snapshot_of
 from logd.replica.membership import change_from, decode_membership, encode_membership
 from logd.replica.restore import LogState
+from logd.replica.types import CreateGroup, DriverOptions, Effect, InstallStart, MoveStart, ReadRange, SnapshotMeta
 from logd.store.format import LogEnd, Start
 from logd.store.round import Append, Remove, RoundEntry, SetHardState, SetStart
 from tests.replica.harness import WALL_MS, FakeRoom, proposal, start_after

@@ -14,12 +14,13 @@ from logd.meta.commands import Command, CreateTopic
 from logd.meta.state import META_GROUP, MetaState, Outcome
 from logd.raft.types import INITIAL_HARD_STATE, Configuration, EntryId, HardState, Recovered
 from logd.replica.clock import AppendClock, ClockReading
-from logd.replica.driver import CreateGroup, Driver, DriverOptions, Effect, Proposal, apply_batch
+from logd.replica.driver import Driver, apply_batch
 from logd.replica.frames import snapshot_of
 from logd.replica.membership import encode_membership
 from logd.replica.producers import ProducerTable
 from logd.replica.restore import LogState, state_of_start
 from logd.replica.room import Admission
+from logd.replica.types import CreateGroup, DriverOptions, Effect, Proposal
 from logd.store.format import LogEnd, Start
 from logd.store.round import Append, RoundEntry
 from wire.errors import LogdError

@@ -8,11 +8,12 @@ import random
 from logd.meta.state import MetaState
 from logd.raft.types import ChangeKind, ChangeStep, Configuration, ConfigurationChange, HardState
 from logd.replica.clock import AppendClock, ClockReading
-from logd.replica.driver import Driver, DriverOptions
+from logd.replica.driver import Driver
 from logd.replica.membership import change_fields, encode_membership
 from logd.replica.producers import ProducerTable
 from logd.replica.restore import recover, state_of_start
 from logd.replica.room import Admission
+from logd.replica.types import DriverOptions
 from logd.store.format import HardState as StoredHardState
 from logd.store.round import SetHardState, SetStart
 from tests.store.support import append, commit, do, make_batch, new_start, open_store

@@ -17,15 +17,8 @@ from logd.raft.types import (
     Role,
     Transition,
 )
-from logd.replica.driver import (
-    META_BATCHES_PER_SNAPSHOT,
-    DriverOptions,
-    InstallStart,
-    MoveStart,
-    ReadAt,
-    ReadRange,
-    Reconfigured,
-)
+from logd.replica.driver import META_BATCHES_PER_SNAPSHOT
+from logd.replica.types import DriverOptions, InstallStart, MoveStart, ReadAt, ReadRange, Reconfigured
 from logd.store.round import Append, SetHardState, SetStart
 from tests.replica.cluster import GROUP, NAMES, Cluster, Node, members
 from tests.replica.harness import TOPIC_ID, FakeRoom, batch_of, proposal

@@ -7,14 +7,9 @@ import pytest
 from logd.meta.commands import AlterTopic, CreateTopic, DeleteTopic, InitProducer
 from logd.meta.state import META_GROUP, MetaState, ProducerGranted, TopicChanged, TopicRemoved
 from logd.raft.types import HardState
-from logd.replica.driver import (
-    META_BATCHES_PER_SNAPSHOT,
-    CreateGroup,
-    DriverOptions,
-    MoveStart,
-    SnapshotMeta,
-)
+from logd.replica.driver import META_BATCHES_PER_SNAPSHOT
 from logd.replica.room import Admission
+from logd.replica.types import CreateGroup, DriverOptions, MoveStart, SnapshotMeta
 from logd.store.format import HardState as StoredHardState
 from logd.store.format import LogEnd
 from logd.store.round import Append, Remove, SetHardState, SetStart

@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from logd.meta.commands import AlterTopic, Command, CreateTopic, DeleteTopic, InitProducer
 from logd.meta.state import META_GROUP, MetaState
 from logd.raft.types import INITIAL_HARD_STATE, HardState
-from logd.replica.driver import CreateGroup, DriverOptions
 from logd.replica.producers import ProducerTable
 from logd.replica.restore import decode_checkpoint
+from logd.replica.types import CreateGroup, DriverOptions
 from logd.store.round import Append, Remove, RoundEntry, SetHardState, SetStart
 from tests.replica.harness import (
     ALONE,

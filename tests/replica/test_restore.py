@@ -11,7 +11,7 @@ import pytest
 from logd.meta.commands import Command, CreateTopic, InitProducer, encode_command
 from logd.meta.state import META_GROUP, MetaState
 from logd.raft.types import ChangeKind, ChangeStep, Configuration, ConfigurationChange, EntryId, HardState, Transition
-from logd.replica.driver import DriverOptions, apply_batch
+from logd.replica.driver import apply_batch
 from logd.replica.membership import change_fields, encode_membership
 from logd.replica.producers import ProducerTable
 from logd.replica.restore import (
@@ -24,6 +24,7 @@ from logd.replica.restore import (
     start_at,
     state_of_start,
 )
+from logd.replica.types import DriverOptions
 from logd.store.context import StoreOptions
 from logd.store.format import HardState as StoredHardState
 from logd.store.format import LogEnd, Start

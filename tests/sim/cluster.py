@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TextIO
 
 from logd.raft.types import GroupOptions
-from logd.replica.driver import DriverOptions
+from logd.replica.types import DriverOptions
 from tests.sim.chance import chance_of
 from tests.sim.clock import SECOND, Clock
 from tests.sim.faults import CLASSES, Faults, drawn_classes

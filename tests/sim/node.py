@@ -18,18 +18,11 @@ from typing import Any, Final, Protocol
 from logd.meta.state import META_GROUP, MetaState
 from logd.raft.types import INITIAL_HARD_STATE, Configuration, ConfigurationChange
 from logd.replica.clock import AppendClock, ClockReading
-from logd.replica.driver import (
-    Driver,
-    DriverOptions,
-    Effect,
-    InstallStart,
-    MoveStart,
-    Proposal,
-    ReadRange,
-)
+from logd.replica.driver import Driver
 from logd.replica.membership import encode_membership
 from logd.replica.restore import recover, start_at, state_of_start
 from logd.replica.room import Shortage, StoreRoom
+from logd.replica.types import DriverOptions, Effect, InstallStart, MoveStart, Proposal, ReadRange
 from logd.store.context import StoreOptions
 from logd.store.errors import JournalFull, JournalLost, ReadOutdated, StoreRefused
 from logd.store.events import Event

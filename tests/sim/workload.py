@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
-from logd.replica.driver import ReadAt
+from logd.replica.types import ReadAt
 from tests.sim.clock import MILLISECOND, SECOND
 from tests.sim.invariants import Invariants, Place, Violation
 from tests.sim.node import WALL_MS, Life, Machine, World

@@ -1,0 +1,69 @@
+"""Towards the voters that are wanted: one change of membership at a time.
+
+For: the driver, which asks now and then as a leader, and before it proposes a change. Must not know: how a change is
+made, or who wants it. The one idea: a node is a learner before it votes, and whoever lost its hard state is a learner
+again; what would leave too few voters that are known to count is refused.
+"""
+
+from logd.raft.group import Group
+from logd.raft.types import (
+    ChangeKind,
+    ChangeStep,
+    Configuration,
+    ConfigurationChange,
+)
+
+
+def what_endangers(raft: Group, configuration: Configuration, lag_max: int) -> str:
+    """Why a configuration could not be relied on to decide anything; empty if it can."""
+    known = raft.configuration.voters | raft.configuration.voters_outgoing
+    for voters in (configuration.voters, configuration.voters_outgoing):
+        doubtful = []
+        for name in sorted(voters):
+            progress = raft.progress.get(name)
+            if progress is None:
+                doubtful.append(f"{name} is not even a learner")
+            elif progress.admission:
+                doubtful.append(f"{name} has to be admitted")
+            elif name not in known and raft.last.index - progress.match_index > lag_max:
+                doubtful.append(f"{name} lacks {raft.last.index - progress.match_index} entries")
+        if doubtful and 2 * (len(voters) - len(doubtful)) <= len(voters):
+            return ", ".join(doubtful)
+        strangers = sorted(voters - raft.configuration.members)
+        if strangers:
+            return f"{', '.join(strangers)}: to be a learner comes first"
+    return ""
+
+
+def next_change(raft: Group, wanted: frozenset[str] | None, lag_max: int) -> ConfigurationChange | None:
+    """The next step towards the wanted voters, one at a time; None if all is as it should be, or nothing can be done.
+
+    A replica that lost its hard state is made a learner first, by an entry that carries its word: from then on it
+    counts for what it holds. A learner votes as soon as it holds nearly the whole log.
+    """
+    configuration = raft.configuration
+    if configuration.is_joint or not raft.has_committed_in_term:
+        return None
+    for name, progress in raft.progress.items():
+        if progress.admission:
+            if name in configuration.voters and len(configuration.voters) == 1:
+                continue
+            step = ChangeStep(ChangeKind.ADD_LEARNER, name)
+            return ConfigurationChange((step,), admission=progress.admission)
+    if wanted is None:
+        return None
+    for name in sorted(wanted - configuration.voters):
+        if name not in configuration.learners:
+            return ConfigurationChange((ChangeStep(ChangeKind.ADD_LEARNER, name),))
+        progress = raft.progress[name]
+        if progress.is_recently_active and raft.last.index - progress.match_index <= lag_max:
+            return ConfigurationChange((ChangeStep(ChangeKind.ADD_VOTER, name),))
+        return None
+    for name in sorted(configuration.members - wanted):
+        if name == raft.node and len(configuration.voters) > 1:
+            heirs = [known for known in sorted(wanted & configuration.voters) if not raft.progress[known].admission]
+            if heirs:
+                raft.transfer_leader(heirs[0])
+            return None
+        return ConfigurationChange((ChangeStep(ChangeKind.REMOVE, name),))
+    return None
