@@ -322,15 +322,20 @@ class Group:
     @property
     def has_ready(self) -> bool:
         """Whether `take_ready` has something to say."""
+        # Asked several times for each input, so it looks at fields and makes no values.
+        log, saved = self.log, self._saved
         return bool(
             self._messages
             or self._responses
-            or self.log.has_next_unstable
-            or self.log.has_next_committed(includes_unstable=self._applies_unstable)
-            or self.log.next_snapshot is not None
+            or log.has_next_unstable
+            or (log.applying < log.commit and log.has_next_committed(includes_unstable=self._applies_unstable))
+            or log.next_snapshot is not None
             or self.read_states
-            or self._told != (self.leader, self.role)
-            or (self._saved != self.hard_state and not self.admission)
+            or self._told.role is not self.role
+            or self._told.leader != self.leader
+            or (
+                (saved.term != self.term or saved.vote != self.vote or saved.commit < log.commit) and not self.admission
+            )
         )
 
     def take_ready(self) -> Ready:
@@ -397,10 +402,11 @@ class Group:
 
     def send(self, message: Message) -> None:
         """Let a message leave: at once, or once what it promises is durable."""
-        if not message.sender:
-            message = message._replace(sender=self.node)
+        sender = message.sender or self.node
         if message.type not in _OWN_TERM and message.type not in _TERMLESS:
-            message = message._replace(term=self.term)
+            message = message._replace(sender=sender, term=self.term)
+        elif sender != message.sender:
+            message = message._replace(sender=sender)
         if message.type in _PROMISES:
             self._responses.append(message)
         else:
