@@ -115,12 +115,14 @@ def campaign(group: "Group", *, is_pre_vote: bool, context: bytes) -> None:
     # after a crash, this replica may campaign in the same term again, and be given the votes that the first one won.
     index = group.log.stable
     log_term = group.log.term_at(index) or 0
+    number = group.campaign_number
     for voter in sorted(group.configuration.voters | group.configuration.voters_outgoing):
         if voter == group.node:
             # Its own vote, too, counts only once it is durable.
-            group.send(Message(response, to=voter, term=term))
+            group.send(Message(response, to=voter, term=term, campaign=number))
             continue
-        group.send(Message(request, to=voter, term=term, index=index, log_term=log_term, context=context))
+        claim = Message(request, to=voter, term=term, index=index, log_term=log_term, context=context, campaign=number)
+        group.send(claim)
 
 
 # --- Votes ------------------------------------------------------------------------------------------------------------
@@ -140,13 +142,14 @@ def on_vote_request(group: "Group", message: Message) -> None:
     response = _RESPONSE[message.type]
     if can_vote and group.log.is_up_to_date(EntryId(message.index, message.log_term), group.floor):
         # A pre-vote is for the term that was asked for, which is not this replica's.
-        group.send(Message(response, to=message.sender, term=message.term))
+        group.send(Message(response, to=message.sender, term=message.term, campaign=message.campaign))
         if not is_pre_vote:
             # Only a vote that is given puts off this replica's own campaign.
             group.election_elapsed_ticks = 0
             group.vote = message.sender
     else:
-        group.send(Message(response, to=message.sender, term=group.term, reject=True))
+        refusal = Message(response, to=message.sender, term=group.term, reject=True, campaign=message.campaign)
+        group.send(refusal)
 
 
 def on_pre_vote_response(group: "Group", message: Message) -> None:
@@ -174,8 +177,11 @@ def on_vote_response(group: "Group", message: Message) -> None:
 
 
 def _count(group: "Group", message: Message) -> VoteResult:
-    # The first answer counts: a voter does not change its mind within a term, whatever the network repeats.
-    group.votes.setdefault(message.sender, not message.reject)
+    # The first answer counts: a voter does not change its mind within a term, whatever the network repeats. And only
+    # an answer to this campaign: one to an earlier life of this replica, in the same term, may be of a voter that lost
+    # its hard state since, was admitted again, and votes for somebody else.
+    if message.campaign in (0, group.campaign_number):
+        group.votes.setdefault(message.sender, not message.reject)
     return joint_vote_result(group.configuration, group.votes)
 
 

@@ -102,6 +102,8 @@ class Group:
         # --- Of every role
         self.votes: dict[str, bool] = {}
         """What was answered in the election of this (pre-)candidate."""
+        self.campaign_number = 0
+        """Of the last campaign of this life."""
         self.election_elapsed_ticks = 0
         """Since the leader was heard, or the campaign began; of a leader: since it last made sure of a quorum."""
         self.heartbeat_elapsed_ticks = 0
@@ -452,6 +454,7 @@ class Group:
         self.votes = {}
         self.leader = NOBODY
         self.role = Role.PRE_CANDIDATE
+        self._number_campaign()
 
     def become_candidate(self) -> None:
         """Begin an election in the next term, with this replica's own vote (section 5.2)."""
@@ -459,6 +462,11 @@ class Group:
         self._reset(self.term + 1)
         self.vote = self.node
         self.role = Role.CANDIDATE
+        self._number_campaign()
+
+    def _number_campaign(self) -> None:
+        # Drawn, not counted: a number that an earlier life of this replica used must not come again.
+        self.campaign_number = 1 + self._chance.randrange(1 << 48)
 
     def become_leader(self) -> None:
         """Lead this term, beginning with an entry of its own (sections 5.3 and 8)."""

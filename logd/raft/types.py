@@ -250,6 +250,8 @@ class Message(NamedTuple):
     admission: bytes = b""
     """APPEND_RESPONSE, HEARTBEAT_RESPONSE: the sender lost its hard state, and counts for nothing until a committed
     change of membership carries this word."""
+    campaign: int = 0
+    """(Pre-)vote requests and responses: which campaign of the asker; 0 where nobody numbers them."""
     responses: "tuple[Message, ...]" = ()
     """STORAGE_APPEND, STORAGE_APPLY: what to deliver, also to the replica itself, once it is done."""
 

@@ -132,6 +132,7 @@ def _encode_message(group: int, message: Message) -> list[Any]:
         message.admission,
         [entry.data.to_bytes() for entry in message.entries],
         None if snapshot is None else list(snapshot.data),
+        message.campaign,
     ]
     while not fields[-1]:
         fields.pop()
@@ -160,16 +161,15 @@ def _check_bytes(*values: Any) -> None:
             raise TypeError(f"{value!r} is no bytes")
 
 
-_DEFAULTS: Final[tuple[Any, ...]] = (0, 0, 0, 0, 0, 0, 0, 0, b"", b"", 0, b"", (), None)
+_DEFAULTS: Final[tuple[Any, ...]] = (0, 0, 0, 0, 0, 0, 0, 0, b"", b"", 0, b"", (), None, 0)
 
 
 def _decode_message(fields: list[Any], sender: str, receiver: str) -> Message:
     values = (*fields, *_DEFAULTS[len(fields) :])
-    group, tag, term, index, log_term, commit, flags, hint, context, chain, last, admission, batches, start = values[
-        :14
-    ]
+    group, tag, term, index, log_term, commit, flags, hint, context, chain, last, admission, *rest = values[:15]
+    batches, start, campaign = rest
     # The core trusts what it is told.
-    _check_numbers(group, term, index, log_term, commit, flags, hint, last)
+    _check_numbers(group, term, index, log_term, commit, flags, hint, last, campaign)
     _check_bytes(context, chain, admission)
     if (start is not None) != (tag == _TAGS[MessageType.SNAPSHOT]):
         raise ValueError("a start belongs into a snapshot, and nowhere else")
@@ -194,6 +194,7 @@ def _decode_message(fields: list[Any], sender: str, receiver: str) -> Message:
         last_index=last,
         is_damaged=bool(flags & _DAMAGED),
         admission=admission,
+        campaign=campaign,
     )
 
 
