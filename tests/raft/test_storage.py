@@ -19,6 +19,7 @@ from logd.raft.types import (
     SafetyViolation,
     Snapshot,
     SoftState,
+    Transition,
 )
 from tests.raft.network import Network
 from tests.raft.support import acknowledge, entries, lead, members, replica, settle
@@ -260,6 +261,30 @@ def test_a_leader_is_not_at_rest_while_a_member_does_not_know_the_commit() -> No
     group.progress["c"].admission = b""
     group.read_index(b"read")
     assert (wiped, group.is_at_rest) == (False, False)
+
+
+def test_a_leader_is_not_at_rest_before_it_has_applied_everything() -> None:
+    group = lead(replica(**PLAIN), "b")
+    for name in "bc":
+        group.step(Message(M.APPEND_RESPONSE, "a", name, 1, index=1, commit=1))
+    committed = group.take_ready().committed
+    before = group.is_at_rest
+    group.on_applied(committed[-1].index)
+    assert (before, group.is_at_rest) == (False, True)
+
+
+def test_a_leader_is_not_at_rest_in_a_joint_configuration() -> None:
+    network = Network("abc", learners="d")
+    network.elect("a")
+    steps = (ChangeStep(ChangeKind.ADD_VOTER, "d"), ChangeStep(ChangeKind.REMOVE, "c"))
+    network["a"].propose_change(ConfigurationChange(steps, Transition.EXPLICIT))
+    network.settle()
+    network.tick("a", times=2)
+    joint = network["a"].is_at_rest
+    network["a"].propose_change(ConfigurationChange())
+    network.settle()
+    network.tick("a", times=2)
+    assert (joint, network["a"].is_at_rest) == (False, True)
 
 
 def test_a_leader_is_not_at_rest_during_a_transfer() -> None:

@@ -13,9 +13,11 @@ from logd.raft.types import (
     ConfigurationChange,
     Entry,
     EntryKind,
+    HardState,
     Message,
     MessageType,
     ProposalDropped,
+    Recovered,
     Role,
     Transition,
 )
@@ -423,6 +425,16 @@ def test_a_joint_configuration_is_left_when_the_transfer_that_prevented_it_faile
     acknowledge(group, "b", 3)
     acknowledge(group, "d", 3)
     assert (during, group.last.index, group.configuration) == (2, 3, Configuration(frozenset("abd")))
+
+
+def test_only_the_leader_leaves_a_joint_configuration() -> None:
+    """Section 6: "it is now safe for the leader to create a log entry": nobody else asks it to."""
+    joint = Configuration(frozenset("abd"), frozenset("abc"), auto_leave=True)
+    state = Recovered(configuration=joint, hard_state=HardState(1, "", 0))
+    group = replica("b", recovered=lambda _: state, forwards_proposals=True)
+    group.step(Message(M.APPEND, "b", "a", 1, entries=entries(1), commit=1))
+    done = settle(group)
+    assert (len(done.committed), done.of(M.PROPOSE)) == (1, [])
 
 
 def test_an_outgoing_voter_becomes_a_learner_only_when_it_has_gone() -> None:

@@ -236,7 +236,7 @@ def test_a_second_snapshot_may_overtake_the_first_on_its_way_to_the_disk() -> No
             group.step(message)
             pending.append(group.log.pending_snapshot)
     assert pending == [snapshot(12, 2), None]
-    assert (second.snapshot, group.applied) == (snapshot(12, 2), 12)
+    assert (second.snapshot, second.must_sync, group.applied) == (snapshot(12, 2), True, 12)
 
 
 def test_a_snapshot_that_replaces_what_was_being_applied_is_not_confused_by_it() -> None:

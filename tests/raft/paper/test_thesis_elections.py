@@ -243,6 +243,19 @@ def test_a_leader_that_hears_no_majority_steps_down() -> None:
     assert (while_heard, group.role, group.term, group.leader) == (Role.LEADER, Role.FOLLOWER, 1, NOBODY)
 
 
+def test_the_time_that_a_candidate_waited_is_not_held_against_the_leader_that_it_became() -> None:
+    """6.2: the election timeout is one of its leadership."""
+    group = replica(pre_vote=False, chance=Fixed(5))
+    group.campaign()
+    settle(group)
+    tick(group, group.options.election_ticks - 1)
+    group.step(Message(M.VOTE_RESPONSE, "a", "b", 1))
+    tick(group, group.options.election_ticks - 1)
+    before = group.role
+    tick(group, 1)
+    assert (before, group.role) == (Role.LEADER, Role.FOLLOWER)
+
+
 def test_without_check_quorum_a_leader_stays() -> None:
     """6.2 is an option of the paper's algorithm."""
     group = lead(replica(**PLAIN), "b")
