@@ -122,6 +122,7 @@ class Cluster:
         )
         self.world.wanted = {group: frozenset(place.voters) for group, place in self.placements.items()}
         self.machines = [self._machine(name) for name in names]
+        self.world.machines = {machine.name: machine for machine in self.machines}
         self.workload = Workload(self.world, self.machines, chance_of(seed, "workload"), BATCHES_PER_SECOND)
         self.faults = Faults(seed, self.world, self.machines, self.workload, options.classes)
         self.trace.line(f"nodes {options.nodes} groups {options.groups} faults {','.join(options.classes)}")

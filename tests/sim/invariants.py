@@ -377,8 +377,8 @@ class Invariants:
     def _follow(self, node: str, group: int, replica: _Replica, raft: Any) -> None:
         """Bring `replica.log` to what the core holds: entries that are new or other than before are looked at."""
         entries, base, log, truth = raft.log.entries, raft.log.base.index, replica.log, self.groups[group]
-        if base > len(log):
-            # A snapshot, whose start is checked when it is written.
+        if base > len(log) or (base and log[base - 1] != (raft.log.base.term, raft.log.base_chain)):
+            # A snapshot, which takes the place of whatever was there; its start is checked when it is written.
             if base > len(truth.committed):
                 raise Violation(f"{node}, group {group}: a log from {base} on, beyond what is committed")
             log[:] = truth.committed[:base]

@@ -122,6 +122,7 @@ class World:
     placements: dict[int, Placement]
     retention_bytes: int | None = None
     driver_options: DriverOptions = field(default_factory=DriverOptions)
+    machines: dict[str, "Machine"] = field(default_factory=dict)
     wanted: dict[int, frozenset[str]] = field(default_factory=dict)
     """Who should vote in each group, as an operator says."""
 
@@ -499,7 +500,14 @@ class Life:
 
     def on_frame(self, peer: str, frame: bytes) -> None:
         """A frame of a peer arrived."""
-        self.driver.on_frame(peer, frame)
+        try:
+            self.driver.on_frame(peer, frame)
+        except CorruptBatch:
+            # What a node with a damaged disk sends; the connection would be closed.
+            reachable("a damaged batch is refused by a peer")
+            self.machine.trace(f"corrupt frame of {peer}")
+            if not self.world.machines[peer].had_damage:
+                raise
         self.step()
 
     # --- Rounds -------------------------------------------------------------------------------------------------------
