@@ -305,7 +305,8 @@ class Driver:
         if len(replica.reads) + len(replica.reads_due) >= self.options.raft.read_requests_max:
             return Overloaded("too many reads wait for confirmation", {"delay_seconds": 0.1})
         self._state.tokens += 1
-        context = b"%s/%d" % (self.node.encode(), self._state.tokens)
+        # A late answer to a question of an earlier life of this node must answer none of this one.
+        context = b"%s/%d/%d" % (self.node.encode(), self._rest.life, self._state.tokens)
         replica.reads[context] = Read(reply, self._state.ticks)
         try:
             replica.raft.read_index(context)

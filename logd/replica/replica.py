@@ -395,8 +395,10 @@ class Replica:
         for entry in ready.append:
             self._take_entry(entry)
         if ready.responses:
-            self.unwritten.append(ready.responses)
+            self._say_later(ready.responses)
         for message in ready.messages:
+            if message.term < self.raft.term and any(entry.data is None for entry in message.entries):
+                continue  # of a leader that was replaced before it was asked for its first Ready: nothing is stamped
             self.route(message)
         if ready.committed:
             self._apply(ready.committed)
@@ -406,6 +408,12 @@ class Replica:
                 self.reads_due.append((state.index, read))
         if self.reads_due:
             self._answer_reads()
+
+    def _say_later(self, responses: tuple[Message, ...]) -> None:
+        """Let answers wait for the disk. However long it takes, what waits for the same thing does not pile up."""
+        if self.unwritten and type(self.unwritten[-1]) is tuple:
+            responses = _merged(self.unwritten.pop(), responses)  # type: ignore[arg-type]  # see the condition
+        self.unwritten.append(responses)
 
     def _save(self, ready: Ready) -> None:
         """Remember the hard state: at once if a promise depends on it, else with the next batches.
@@ -426,6 +434,18 @@ class Replica:
         if self.unsaved_commit is not None and ready.append:
             self.put_hard_state(self.unsaved_commit)
 
+    def _save_before_change(self, index: int) -> None:
+        """A change of membership goes to the disk behind a hard state that knows the one before it to be committed.
+
+        Nobody proposes a change before the last one is applied, so whoever is sent one is told that, or was before. A
+        restart that finds both in the log, and knows neither to be committed, would count by a configuration that need
+        not have a node in common with a majority of the one in force.
+        """
+        raft = self.raft
+        commit = min(raft.commit_index, index - 1)
+        if commit > self.saved_commit and self.saved == raft.hard_state[:2] and not raft.admission:
+            self.put_hard_state(HardState(*self.saved, commit))
+
     def put_hard_state(self, hard_state: HardState) -> None:
         self.saved, self.saved_commit = hard_state[:2], hard_state.commit
         self.unsaved_commit = None
@@ -436,6 +456,8 @@ class Replica:
             # Made by the core, or a change of membership: this replica leads.
             entry.data = self._stamp(self._control_batch(entry), entry.index, entry.term)
             entry.chain = entry.data.header.chain
+        if entry.change is not None:
+            self._save_before_change(entry.index)
         header: BatchHeader = entry.data.header
         if entry.index > self.noted_index:
             self.producers.append(header)
@@ -453,7 +475,15 @@ class Replica:
 
     def _truncate(self, first_index: int) -> None:
         """Entries from `first_index` on are replaced by those of another leader."""
-        self.unwritten = deque(item for item in self.unwritten if type(item) is not Entry or item.index < first_index)
+        unwritten, self.unwritten = self.unwritten, deque()
+        is_void = False
+        for item in unwritten:
+            if type(item) is Entry and item.index >= first_index:
+                is_void = True
+            elif type(item) is tuple and is_void:
+                self.unwritten.append(_still_true(item, first_index))
+            else:
+                self.unwritten.append(item)
         self.producers.truncate(first_index)
         self.noted_index = first_index - 1
         self.admitted_index = min(self.admitted_index, first_index - 1)
@@ -481,16 +511,24 @@ class Replica:
     def _without_log(self) -> "deque[Entry | HardState | Start | tuple[Message, ...]]":
         """What is to be written, without entries and without an earlier start: a new one replaces them all.
 
-        A hard state behind the earlier start knew that to be committed, and must not say so before the log is there.
+        A hard state behind them knew them to be committed, and must not say so before the log is there. What was
+        promised of them is not said at all.
         """
         if not any(type(item) is Start for item in self.unwritten):
             self.commit_before_start = self.saved_commit
         kept: deque[Entry | HardState | Start | tuple[Message, ...]] = deque()
+        first_index: int | None = None
         for item in self.unwritten:
-            if type(item) is HardState:
+            if type(item) is Entry:
+                if first_index is None:
+                    first_index = item.index
+                    self.commit_before_start = min(self.commit_before_start, first_index - 1)
+            elif type(item) is Start:
+                first_index = 0
+            elif type(item) is HardState:
                 kept.append(item._replace(commit=min(item.commit, self.commit_before_start)))
-            elif type(item) is tuple:
-                kept.append(item)
+            else:
+                kept.append(_still_true(item, first_index))  # type: ignore[arg-type]  # nothing else is left
         return kept
 
     def _fail_pending(self, error: LogdError) -> None:
@@ -511,6 +549,13 @@ class Replica:
         if soft_state.role is Role.LEADER or self.raft.is_singleton:
             return
         self.awaiting_leader.clear()
+        while self.pending:
+            # What was replaced before the core handed it out is not truncated either.
+            index, pending = next(reversed(self.pending.items()))
+            if pending.term == (self.raft.log.term_at(index) or 0):
+                break
+            del self.pending[index]
+            self.node.answers.append(Answer(pending.reply, refused))
         waiting, self.waiting = self.waiting, deque()
         for proposal in waiting:
             self.node.waiting_bytes -= len(proposal.batch)
@@ -524,6 +569,9 @@ class Replica:
                 self.raft.step(message)
             else:
                 self.route(message)
+        if self.reads_due:
+            # A start that replaced the log may have brought what they wait for.
+            self._answer_reads()
 
     def release(self) -> None:
         """Let go what waits for nothing: no part of the group is on its way to the disk before it."""
@@ -608,6 +656,42 @@ class Replica:
             self.reads_due = [known for known in self.reads_due if known[0] > self.raft.applied]
             self.node.answers += [Answer(read.reply, ReadAt(index, self.committed_offset)) for index, read in due]
 
+
+def _still_true(messages: tuple[Message, ...], first_index: int | None) -> tuple[Message, ...]:
+    """Answers that wait for the disk, without what they promise of entries from `first_index` on.
+
+    These will not be written: something else takes their place. With 0 that is also true of a start before them.
+    """
+    if first_index is None:
+        return messages
+    kept = []
+    for message in messages:
+        if message.type is MessageType.STORAGE_APPEND_RESPONSE:
+            if message.snapshot is not None and first_index:
+                kept.append(message._replace(index=0, log_term=0))
+            elif message.index < first_index:
+                kept.append(message)
+        elif message.type is not MessageType.APPEND_RESPONSE or message.reject or message.index < first_index:
+            kept.append(message)
+    return tuple(kept)
+
+
+def _merged(older: tuple[Message, ...], newer: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Answers that wait for the same thing, without those of which the newer ones say as much."""
+    said = {(message.type, message.to): message for message in newer}
+    return (*(message for message in older if not _is_said(message, said.get((message.type, message.to)))), *newer)
+
+
+def _is_said(message: Message, newer: Message | None) -> bool:
+    if newer is None or message.type not in _REPEATED or message.term != newer.term or message.snapshot is not None:
+        return False
+    if message.reject or newer.reject:
+        return message.reject == newer.reject and message.index == newer.index
+    return message.index <= newer.index
+
+
+# What is said again and again, each time with all that was said before.
+_REPEATED: Final = {MessageType.APPEND_RESPONSE, MessageType.STORAGE_APPEND_RESPONSE}
 
 _LATER: Final = Produced(0, 0, 0, b"", Durability.NONE, ())
 """Marks an answer that is not due yet; compared by identity, and never sent."""
