@@ -55,15 +55,31 @@ def next_change(raft: Group, wanted: frozenset[str] | None, lag_max: int) -> Con
     for name in sorted(wanted - configuration.voters):
         if name not in configuration.learners:
             return ConfigurationChange((ChangeStep(ChangeKind.ADD_LEARNER, name),))
-        progress = raft.progress[name]
-        if progress.is_recently_active and raft.last.index - progress.match_index <= lag_max:
+        if _keeps_up(raft, name, lag_max):
             return ConfigurationChange((ChangeStep(ChangeKind.ADD_VOTER, name),))
-        return None
+    if not wanted <= configuration.voters:
+        return None  # nobody goes before all are there who are to come
     for name in sorted(configuration.members - wanted):
         if name == raft.node and len(configuration.voters) > 1:
-            heirs = [known for known in sorted(wanted & configuration.voters) if not raft.progress[known].admission]
-            if heirs:
-                raft.transfer_leader(heirs[0])
+            _hand_over(raft, wanted & configuration.voters, lag_max)
             return None
         return ConfigurationChange((ChangeStep(ChangeKind.REMOVE, name),))
     return None
+
+
+def _hand_over(raft: Group, heirs: frozenset[str], lag_max: int) -> None:
+    """Let one of these lead, if there is one that can: for any other, proposals would wait in vain, again and again."""
+    able = [name for name in sorted(heirs) if _keeps_up(raft, name, lag_max)]
+    if able:
+        raft.transfer_leader(able[0])
+
+
+def _keeps_up(raft: Group, name: str, lag_max: int) -> bool:
+    """Whether a member was heard lately, and holds nearly the whole log: who was never heard holds nothing."""
+    progress = raft.progress[name]
+    return (
+        progress.is_recently_active
+        and not progress.admission
+        and progress.match_index > 0
+        and raft.last.index - progress.match_index <= lag_max
+    )
