@@ -27,4 +27,6 @@ FOUND: Final = (
     Options(3055),
     Options(3087),
     Options(4036),
+    Options(6024),
+    Options(6054),
 )
