@@ -30,6 +30,7 @@ from logd.store.files import Buffer, File
 from logd.store.format import (
     BATCH_ENTRY,
     BLANK_DIGEST,
+    DIGEST_BYTES,
     INITIAL_HARD_STATE,
     NOWHERE,
     ROUND_MAGIC,
@@ -110,6 +111,10 @@ class Replayed:
     """While that is so: how many batches it can have held, so that no promise lies beyond the end plus this."""
     is_base_doubtful: bool = False
     """A file of the journal is missing: what it covered, up to `base`, may not be in segments."""
+    commit: int = 0
+    """What is known to be committed: nothing up to here was ever replaced."""
+    may_be_overwritten: bool = False
+    """A round that cannot be read may have replaced batches in segments, below what was promised later or before."""
     has_voided: bool = False
     """Rounds that were read gave batches up: the process before may have unlinked segments and not synced that."""
     placements: list[Placement] = field(default_factory=list)
@@ -133,6 +138,7 @@ class Replayed:
             (end.index, end.term, end.chain),
             row.floor,
             max(end.term, row.floor.term if row.floor else 0, row.hard_state.term if row.hard_state else 0),
+            commit=row.hard_state.commit if row.hard_state else 0,
         )
 
     def adopt(self, row: TableRow) -> None:
@@ -144,6 +150,7 @@ class Replayed:
             self._pass(row.start.index)
         self.hard_state, self.floor, self.is_end_uncertain = row.hard_state, row.floor, False
         self.known_term = max(self.known_term, fresh.known_term)
+        self.commit = max(self.commit, fresh.commit)
         if self.promised != fresh.promised:
             self.has_voided = True
             # Rounds in between are damaged: of what was read, only what the table's end allows can still be true.
@@ -244,6 +251,8 @@ class JournalReader:
         self.free_below = 0
         """Files below this one are needed by no table that could be the newest on the disk. See `_open_sources`."""
         self._is_base_doubtful = False
+        self._last: tuple[_Source, RoundHead] | None = None
+        """The last round that was read, and where."""
 
     def close(self) -> None:
         """Close the files that were read."""
@@ -276,6 +285,37 @@ class JournalReader:
         for group in replay.groups.values():
             group.is_base_doubtful = self._is_base_doubtful
         return replay
+
+    def make_last_round_durable(self) -> None:
+        """Write the last round again, the same bytes at its place, and sync it.
+
+        A process that was killed, or whose fsync failed, may have left it in memory alone. What it replaces is about to
+        be overwritten in segments, and that must not outlive it. Every round before it is durable, for it was written
+        only then; so this is the one thing that recovery writes to a file that it reads, and it may be cut anywhere:
+        each sector has these bytes already, or belongs to a round that was never promised. Raises OSError.
+        """
+        if self._last is None or not self._last[1].entries:
+            return
+        source, head = self._last
+        data = source.file.pread(head.length, head.position)
+        try:
+            is_same = read_head(source.file, self._journal_id, source.number, head.position).digest == head.digest
+            is_same = is_same and data[: head.head_bytes + DIGEST_BYTES].endswith(head.digest)
+        except Unreadable:
+            is_same = False
+        batches = [entry for entry in head.entries if isinstance(entry, BatchEntry)]
+        at = head.batches_position - head.position
+        for entry in batches:
+            whole = memoryview(data)[at : at + entry.place.length]
+            is_same = is_same and _verified(whole, entry.index, entry.chain) is not None
+            at += entry.place.length
+        file = self._context.files.open(source.path)
+        try:
+            if is_same:  # else it is damaged, which no memory that was just written is
+                file.pwritev([data], head.position)
+            file.sync()
+        finally:
+            file.close()
 
     def _open_sources(self) -> None:
         """Find the newest table, and open the files from its first needed one on."""
@@ -361,6 +401,7 @@ class JournalReader:
                     if not is_whole:
                         return
             self._apply(replay, source, head, batches)
+            self._last = source, head
             replay.last_round, replay.last_digest = head.round_number, head.digest
             position = head.end_position
 
@@ -430,6 +471,7 @@ class JournalReader:
         replay.has_lost_rounds = True
         replay.lost_batches_max += batches_max
         for group in replay.groups.values():
+            group.may_be_overwritten = True
             group.lost_batches_max = batches_max + (group.lost_batches_max if group.is_end_uncertain else 0)
             # An older hard state may be older than a vote that was given: better none (R5).
             group.hard_state = None
@@ -480,6 +522,7 @@ class JournalReader:
         if isinstance(entry, HardStateEntry):
             group.hard_state = entry.hard_state
             group.known_term = max(group.known_term, entry.hard_state.term)
+            group.commit = max(group.commit, entry.hard_state.commit)
         elif isinstance(entry, EndEntry):
             group.apply_end(entry)
 
@@ -707,6 +750,9 @@ class Restorer:
         if replayed.floor is not None:
             # It was damaged before: what was not intact is looked at again.
             index = min(index, replayed.floor.intact)
+        if replayed.may_be_overwritten:
+            # The promised end may stand there and follow from what is there no more: look at all that can be so.
+            index = min(index, replayed.commit)
         if replayed.is_base_doubtful:
             # How far back the missing file reached, nothing tells; more than a segment is not looked at again.
             index = min(index, (self._segment_of(index) or 1) - 1)

@@ -152,12 +152,13 @@ def walk_headers(
 ) -> Iterator[Walked]:
     """The batches from `position` on, of which the first must have `index`, by their headers alone.
 
-    It ends before `stop_index`, before a batch that reaches past position `limit`, and at the first header that is not
-    the next batch's or does not match its chain digest: whether that is the end of the log or damage, only the caller
-    can tell. Payloads are not looked at.
+    It ends before `stop_index`, before a batch that reaches past position `limit`, and at the first header that does
+    not follow the one before it or does not match its chain digest: whether that is the end of the log or damage, only
+    the caller can tell. Payloads are not looked at.
     """
     data = b""
     data_position = position
+    chain = b""
     while (stop_index is None or index < stop_index) and position + HEADER_BYTES <= limit:
         at = position - data_position
         if at + HEADER_BYTES > len(data):
@@ -169,8 +170,9 @@ def walk_headers(
         length = header.length + LENGTH_FIELD_BYTES
         if header.index != index or length < HEADER_BYTES or position + length > limit:
             return
-        if not header_chain_holds(data, at):
+        if not header_chain_holds(data, at) or (chain and header.previous_chain != chain):
             return
+        chain = header.chain
         yield Walked(Place(segment, position, length), header)
         position += length
         index += 1

@@ -473,6 +473,7 @@ def _recover(context: Context) -> tuple[Journal, dict[int, Log]]:
     try:
         replay = reader.replay()
         reader.find_lost_groups(replay)
+        reader.make_last_round_durable()
         groups = {group: Restorer(context, replayed).restore() for group, replayed in sorted(replay.groups.items())}
         number = reader.newest_used + 1
     finally:

@@ -5,18 +5,20 @@ while it is written, and the power goes; then the replica is repaired as a shell
 hide a loss from any log: the last round of the journal, behind which nothing shows that it was ever durable.
 """
 
+import contextlib
 import random
+from itertools import pairwise
 
 import pytest
 
-from logd.store.errors import JournalFull, NoRoom
+from logd.store.errors import JournalFull, NoRoom, WrongEntry
 from logd.store.format import HardState, LogEnd, Start
 from logd.store.log import Log
 from logd.store.round import Append, RoundEntry, SetHardState, SetStart
 from tests.store.support import NODE, add_group, do, end_of, finish, housekeep, make_batches, make_room, open_store
-from tests.support.fake_files import PAGE_BYTES, DiskFaults, FakeFileSystem
+from tests.support.fake_files import PAGE_BYTES, DiskFaults, FakeFileSystem, SimulatedCrash
 from wire.errors import CorruptBatch
-from wire.record import StampedBatch, check_alone, split_batches
+from wire.record import BatchHeader, StampedBatch, check_alone, split_batches
 
 GROUPS = (1, 2, 3)
 
@@ -188,7 +190,8 @@ class Replica:
                     self.step()
                 self.files.heal()
                 self.damage_and_crash()
-            except (OSError, CorruptBatch):
+            except (OSError, CorruptBatch, WrongEntry, SimulatedCrash):
+                # WrongEntry: a place that was read wrongly, from another log with the same indexes.
                 # The process ends; in some of the cases so does the machine.
                 self.files = self.files.crash(self.chance) if self.chance.random() < 0.7 else self.files.kill()
             self.open()
@@ -200,6 +203,10 @@ class Replica:
         for name in ("read_error", "write_error", "sync_error", "misdirected_read", "misdirected_write"):
             setattr(self.faults, name, self.chance.choice([0.0, 0.03]))
         self.files.inject(self.faults)
+        if self.chance.random() < 0.5:
+            # Any call may be the last one.
+            number = self.files.call_count + self.chance.randint(1, 60)
+            self.files.crash_at(number, torn=self.chance if self.chance.random() < 0.5 else None)
 
     def open(self) -> None:
         """Start the process, until the disk lets it; a machine whose file system is read-only is started anew."""
@@ -209,7 +216,7 @@ class Replica:
                 self.draw_faults()
             try:
                 self.store = open_store(self.files)
-            except OSError:
+            except (OSError, SimulatedCrash):
                 self.files = self.files.crash(self.chance) if self.chance.random() < 0.5 else self.files.kill()
             else:
                 self.files.heal()
@@ -224,6 +231,11 @@ class Replica:
             log = self.store.groups.get(group)
             if log is None:
                 continue  # told by an event; the shell asks for a snapshot
+            # What it says it holds hangs together, whoever it is from; unless a synced page of it was never written.
+            headers = self.readable(log)
+            assert self.faults.done["misdirected_write"] or all(
+                header.previous_chain == before.chain for before, header in pairwise(headers)
+            )
             if self.maybe is not None and self.maybe[0] == group and is_newer(log, leader, self.maybe[1]):
                 leader = self.leaders[group] = self.maybe[1]
             if log.hard_state is not None:
@@ -264,11 +276,19 @@ class Replica:
                     assert log.floor is not None or log.end.index == leader.end[1]
             if log.floor is not None:
                 # A promise that nothing tells any more, but that there may have been; a later leader's entry will do.
-                self.append(group, make_batches(log.end, 1, term=max(log.floor.term, leader.hard_state.term) + 1))
+                before = end_of(leader.batches[-1]) if leader.batches else leader.start.end
+                self.append(group, make_batches(before, 1, term=max(log.floor.term, leader.hard_state.term) + 1))
             leader = self.leaders[group]
             assert log.floor is None, (log.floor, log.end, leader.end, log.damage)
             assert log.damage == ()
             assert (log.end.term, log.end.index) == leader.end
+
+    def readable(self, log: Log) -> list[BatchHeader]:
+        """The headers of what a log holds, up to the first that cannot be read."""
+        found: list[BatchHeader] = []
+        with contextlib.suppress(CorruptBatch):
+            found.extend(log.headers_from(log.start.index + 1, log.intact_index + 1))
+        return found
 
     def held(self, log: Log, leader: Leader) -> int:
         """How many of the leader's batches the replica holds from its start on; damage that this finds is noted."""

@@ -1,6 +1,7 @@
 """The six points of recovery, each by name: what is torn, what is damaged, and what follows from it."""
 
 import errno
+from collections.abc import Callable
 
 import pytest
 
@@ -818,3 +819,43 @@ def test_segments_that_were_unlinked_before_a_kill_do_not_come_back_after_it() -
     after = files.crash(None)
     assert not any(after.exists(path) for path in segments[1:])
     assert observed_store(store) == observed_store(open_store(after)) == observed_model(bench.durable)
+
+
+def test_a_round_that_only_memory_has_replaces_nothing_before_it_is_durable() -> None:
+    bench = Bench(FakeFileSystem())
+    bench.create(1)
+    for _ in range(3):
+        bench.append(1, 8, value_bytes=200)
+        bench.housekeep()
+    # No file that recovery reads has the batches: their place in the segment is all there is.
+    for _ in range(2):
+        bench.store.journal.must_roll = True
+        bench.round([], bench.copy())
+        bench.housekeep()
+    made = bench.begin(*bench.append_entries(1, 3, index=5, value_bytes=200))
+    files = bench.files
+    current = bench.store.journal.current
+
+    def killed_ahead_of(operation: str, path: str) -> Callable[[str, str], None]:
+        def before_call(called: str, at: str) -> None:
+            if (called, at) == (operation, path):
+                raise SimulatedCrash("killed")
+
+        return before_call
+
+    # The process is killed ahead of the fsync; the next one reads the round in memory, and is cut ahead of its table.
+    files.before_call = killed_ahead_of("sync", current.file.path)
+    with pytest.raises(SimulatedCrash):
+        made.write()
+    files = files.kill()
+    files.before_call = killed_ahead_of("pwritev", journal(current.number + 1))
+    with pytest.raises(SimulatedCrash):
+        open_store(files)
+
+    after = files.crash(None)
+
+    # What the round replaced is whole, or the round is there.
+    store = open_store(after)
+    assert observed_store(store) in bench.allowed()
+    assert not unexpected(store.events)
+    assert store.groups[1].floor is None

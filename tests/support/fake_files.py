@@ -874,7 +874,8 @@ class FakeFileSystem(FileSystem):
         self.faults.append(faults)
 
     def heal(self) -> None:
-        """Take back all that `fail` and `inject` have ordered; what has happened stays."""
+        """Take back all that `fail`, `inject` and `crash_at` have ordered; what has happened stays."""
+        self._crash_number = None
         self._failures.clear()
         self.faults.clear()
 
