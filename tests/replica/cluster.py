@@ -151,7 +151,9 @@ class Node:
     def take_round(self) -> bool:
         if self.under_way or not self.driver.has_work:
             return False
-        self.under_way = self.driver.take_round(self.make_room(), self.cluster.reading)
+        room = self.make_room()
+        self.under_way = self.driver.take_round(room, self.cluster.reading)
+        room.check(self.under_way)
         return bool(self.under_way)
 
     def durable(self) -> bool:

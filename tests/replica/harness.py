@@ -114,6 +114,12 @@ class FakeRoom:
         self.entries += 1
         return True
 
+    def check(self, entries: Sequence[RoundEntry]) -> None:
+        """Nothing is in the round that was not asked for."""
+        batches = [entry.batch.batch_bytes for entry in entries if isinstance(entry, Append)]
+        assert sum(batches) <= self.batch_bytes
+        assert len(entries) - len(batches) <= self.entries
+
 
 class Harness:
     """A node's driver. `logs` is what its disk holds, `promised` how much of it is durable."""
@@ -142,7 +148,9 @@ class Harness:
     # --- Steps --------------------------------------------------------------------------------------------------------
 
     def take_round(self, room: FakeRoom | None = None) -> list[RoundEntry]:
-        entries = self.driver.take_round(room or self.make_room(), self.reading)
+        room = room or self.make_room()
+        entries = self.driver.take_round(room, self.reading)
+        room.check(entries)
         for entry in entries:
             if isinstance(entry, Append):
                 self.logs[entry.group].append(entry.batch)

@@ -834,6 +834,25 @@ def test_a_commit_is_not_durable_ahead_of_the_batches_that_it_speaks_of() -> Non
     cluster.check_equal()
 
 
+def test_batches_that_found_room_and_not_their_place_ask_again_in_the_next_round() -> None:
+    cluster, leader = led()
+    leader.produce("a", batch_of())
+    cluster.tick(2)
+    batch = batch_of(value=b"x" * 100)
+    for reply in range(4):
+        leader.driver.propose(GROUP, proposal(reply, batch))
+    # The commit of before goes ahead of them, and has no room.
+    rooms = [FakeRoom(entries_max=0), FakeRoom(batch_bytes_max=2 * len(batch)), FakeRoom()]
+    leader.make_room = lambda: rooms.pop(0) if rooms else FakeRoom()
+    assert not leader.take_round()
+    assert leader.take_round()
+    assert [type(entry).__name__ for entry in leader.under_way] == ["SetHardState", "Append", "Append"]
+    cluster.settle()
+    assert [leader.produced(reply).base_offset for reply in range(4)] == [1, 2, 3, 4]
+    cluster.tick(2)
+    cluster.check_equal()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_restart_keeps_what_was_promised(name: str) -> None:
     cluster, leader = led()
