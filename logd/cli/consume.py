@@ -21,7 +21,7 @@ from logd.cli.formats import FIELDS, FORMATS, Writer, writer
 from logd.cli.options import connection_options, output_options
 from logd.cli.topics import complete_topics
 from logd.cli.values import PLACE, AtOffset, AtTime, LastRecords, Place, whole_number
-from wire.errors import OutcomeUnknown, TopicNotFound
+from wire.errors import TopicNotFound
 from wire.types import Anchor, Record
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 CREDIT_BYTES: Final = 8 << 20
 # What may wait to be printed: several writes, so that reading goes on meanwhile.
 WAITING_BYTES_MAX: Final = 4 << 20
-# How long what was read may take to be printed after Ctrl-C, before it is given up.
+# How long what was read may take to be printed after Ctrl-C, before it is given up; and before a person is told of it.
 STOP_SECONDS_MAX: Final = 10.0
+STOP_NOTE_SECONDS: Final = 0.5
 # How often it is looked whether somebody still reads the output, while there is nothing to print.
 OUTPUT_CHECK_SECONDS: Final = 0.5
 # After the time of `--until` has come: what the node's clock may be behind ours.
@@ -147,14 +148,16 @@ def command(  # one parameter per option
 async def _run(plan: Plan, write: Writer, out: output.Output) -> None:
     from logd.cli.interruption import interruptible  # noqa: PLC0415  # it loads the event loop
 
-    async with interruptible() as interruption, connected() as client:
-        reading = _Reading(plan, client, write, interruption)
-        is_complete = False
-        try:
-            await reading.run(out)
-            is_complete = interruption.signal is None
-        finally:
-            reading.summarize(out, is_complete=is_complete)
+    sys.stdout.flush()
+    with contextlib.closing(Sink(sys.stdout.fileno())) as sink:
+        async with interruptible() as interruption, connected() as client:
+            reading = _Reading(plan, client, write, sink, interruption)
+            is_complete = False
+            try:
+                await reading.run(out)
+                is_complete = interruption.signal is None
+            finally:
+                reading.summarize(out, is_complete=is_complete)
 
 
 class _Printer:
@@ -169,9 +172,13 @@ class _Printer:
         self._wanted = anyio.Event()
         self._written = anyio.Event()
         self._is_writing = False
-        # Some of what was read was not printed.
+        # The output is gone, or full.
         self.has_failed = False
-        self.bytes_written = 0
+
+    @property
+    def bytes_written(self) -> int:
+        """What the system has, to the byte: what is on its way counts as it goes."""
+        return self._sink.bytes_written
 
     def put(self, data: bytes) -> None:
         self._waiting.append(data)
@@ -204,11 +211,10 @@ class _Printer:
             self._is_writing = True
             try:
                 await self._sink.write(data)
-            except BaseException:
+            except Exception:
                 self.has_failed = True
                 raise
             self._is_writing = False
-            self.bytes_written += len(data)
             self._written.set()
             self._written = anyio.Event()
 
@@ -216,18 +222,20 @@ class _Printer:
 class _Reading:
     """One run of the command: reads, prints, and keeps count."""
 
-    def __init__(self, plan: Plan, client: "wire.Client", write: Writer, interruption: "Interruption") -> None:
+    def __init__(
+        self, plan: Plan, client: "wire.Client", write: Writer, sink: Sink, interruption: "Interruption"
+    ) -> None:
         self._plan = plan
         self._client = client
         self._write = write
         self._interruption = interruption
-        self._printer = _Printer(Sink())
+        self._printer = _Printer(sink)
         self._begin = 0.0
         self._records = 0
         self._bytes = 0
         # By partition: the next offset to read.
         self._positions: dict[int, int] = {}
-        # By partition: one past the last record that was printed; as `_settle` last found it.
+        # By partition: the offset before which all was printed, by whole batches; as `_settle` last found it.
         self._printed_positions: dict[int, int] = {}
         # What was handed to the printer: the bytes up to its end, its partition, the offset and the records then. As
         # many as the printer's bound lets wait.
@@ -239,8 +247,6 @@ class _Reading:
 
     async def run(self, out: output.Output) -> None:
         """Raises what stopped it, after everything before it was printed."""
-        import anyio  # noqa: PLC0415
-
         # Where nothing was read yet there is nothing to bring to its end: a signal ends everything.
         partitions = await self._partitions()
         starts = await self._starts(partitions)
@@ -248,17 +254,29 @@ class _Reading:
         group = self._interruption.group
         group.start_soon(self._printer.run)
         if self._plan.follow:
-            group.start_soon(_watch_output)
+            group.start_soon(self._watch_output)
         try:
             async with self._progress(out):
                 with self._interruption.stopping_here():
                     await self._read(partitions, starts)
         finally:
-            with anyio.move_on_after(STOP_SECONDS_MAX) as scope:
-                # Also when a consumer failed: what it gave before is good.
-                await self._printer.drain()
-        if scope.cancelled_caught:
-            raise OutcomeUnknown(f"the output took nothing for {STOP_SECONDS_MAX:g} s; some records were not printed")
+            # Also when a consumer failed: what it gave before is good.
+            await self._drain(out)
+
+    async def _drain(self, out: output.Output) -> None:
+        """Wait until the output has taken what was read; after a signal no longer than `STOP_SECONDS_MAX`."""
+        import anyio  # noqa: PLC0415
+
+        if self._interruption.signal is None:
+            # Whoever reads the output may take his time.
+            await self._printer.drain()
+            return
+        with anyio.move_on_after(STOP_NOTE_SECONDS):
+            await self._printer.drain()
+            return
+        out.note("waiting for the output to take what was read; Ctrl-C again gives it up")
+        with anyio.move_on_after(STOP_SECONDS_MAX):
+            await self._printer.drain()
 
     # --- where to begin, and where to stop ---
 
@@ -376,6 +394,18 @@ class _Reading:
             _, partition, position, self._printed_records = self._marks.popleft()
             self._printed_positions[partition] = position
 
+    async def _watch_output(self) -> None:
+        """Notice that nobody reads the output any more, also while there is nothing to print. Raises OutputClosed."""
+        import anyio  # noqa: PLC0415
+
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        while True:
+            if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+                self._printer.has_failed = True
+                raise OutputClosed
+            await anyio.sleep(OUTPUT_CHECK_SECONDS)
+
     # --- telling ---
 
     def _progress(self, out: output.Output) -> contextlib.AbstractAsyncContextManager[None]:
@@ -420,19 +450,10 @@ class _Reading:
         more = len(self._printed_positions) - PARTITIONS_SHOWN_MAX
         if more > 0:
             out.note(f"  and {output.count_text(more, 'more partition')}; --output json names all")
+        left = self._records - self._printed_records
+        if left:
+            out.note(f"  the output did not take {output.count_text(left, 'record')} that came after")
 
 
 def _is_past(place: AtTime) -> bool:
     return place.timestamp_ms <= time.time_ns() // 1_000_000
-
-
-async def _watch_output() -> None:
-    """Notice that nobody reads the output any more, also while there is nothing to print. Raises OutputClosed."""
-    import anyio  # noqa: PLC0415
-
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    while True:
-        if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
-            raise OutputClosed
-        await anyio.sleep(OUTPUT_CHECK_SECONDS)

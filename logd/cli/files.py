@@ -8,14 +8,16 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import stat
-import sys
 from collections.abc import AsyncGenerator, Iterator
 
 from logd.cli.errors import FileFailed, OutputClosed, file_error
 
 # Large enough that the cost of a step vanishes, small enough that acknowledgements are seen between two.
 READ_BYTES = 256 << 10
+# Of a write that the system may hold up: large enough that its cost vanishes, small enough to be counted soon.
+WRITE_BYTES = 256 << 10
 # What Linux lets an unprivileged process make of a pipe.
 _PIPE_BYTES = 1 << 20
 
@@ -85,36 +87,62 @@ def _must_wait(descriptor: int) -> bool:
 
 
 class Sink:
-    """Standard output for bytes. Nothing is kept back: when `write` returns, the system has it."""
+    """A descriptor, such as standard output, for bytes. Nothing is kept back: when `write` returns, the system has it.
 
-    def __init__(self) -> None:
-        sys.stdout.flush()
-        self._descriptor = sys.stdout.fileno()
+    `bytes_written` is what the system has at any time, also while a write is under way, and after one was cancelled.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
         mode = os.fstat(self._descriptor).st_mode
         # A regular file takes what it is given at once; a pipe's reader may take its time.
         self._is_file = stat.S_ISREG(mode)
+        self._pipe: int | None = None
         if stat.S_ISFIFO(mode):
             with contextlib.suppress(OSError):
                 fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            # The pipe under a description of our own: others that print to it must not find it non-blocking. It cannot
+            # be had without /proc, in another user's pipe, or when the reader is gone.
+            with contextlib.suppress(OSError):
+                self._pipe = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self.bytes_written = 0
+
+    def close(self) -> None:
+        """Give back what was opened; the descriptor itself stays."""
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
 
     async def write(self, data: bytes) -> None:
         """Write all of it. Raises OutputClosed or FileFailed; when cancelled, some of it may be written."""
         import anyio.to_thread  # noqa: PLC0415
 
-        if self._is_file:
-            self._write_all(data)
-        else:
-            # Abandoned, the thread may stay in its write until the process ends: nobody reads the rest.
-            await anyio.to_thread.run_sync(self._write_all, data, abandon_on_cancel=True)
-        self.bytes_written += len(data)
-
-    def _write_all(self, data: bytes) -> None:
         view = memoryview(data)
+        if self._is_file:
+            self._write_blocking(view)
+        elif self._pipe is None:
+            # Abandoned, the thread may stay in its write until the process ends: nobody reads the rest.
+            await anyio.to_thread.run_sync(self._write_blocking, view, abandon_on_cancel=True)
+        else:
+            while view := self._written(self._pipe, view):
+                await anyio.wait_writable(self._pipe)
+
+    def _write_blocking(self, view: memoryview) -> None:
+        for at in range(0, len(view), WRITE_BYTES):
+            piece = view[at : at + WRITE_BYTES]
+            while piece := self._written(self._descriptor, piece):
+                # Somebody made it non-blocking, or a signal cut the write short.
+                select.select((), (self._descriptor,), ())
+
+    def _written(self, descriptor: int, view: memoryview) -> memoryview:
+        """Write what goes in now; returns the rest."""
         try:
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+            count = os.write(descriptor, view)
+        except BlockingIOError:
+            return view
         except OSError as error:
             if error.errno in (errno.EPIPE, errno.ECONNRESET):
                 raise OutputClosed from error
             raise FileFailed(f"standard output: {error.strerror}") from error
+        self.bytes_written += count
+        return view[count:]

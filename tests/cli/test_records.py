@@ -2,10 +2,12 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -191,6 +193,81 @@ def test_ctrl_c_ends_waiting_with_a_summary(node: Node) -> None:
     err = consume.communicate()[1].decode()
     assert "consumed 1 record of waiting" in err
     assert err.endswith("logctl: interrupted\n")
+
+
+def wait_full(process: subprocess.Popen[bytes]) -> None:
+    """Return when nothing more goes into the pipe that the process prints to."""
+    assert process.stdout is not None
+    descriptor = os.open(f"/proc/self/fd/{process.stdout.fileno()}", os.O_WRONLY | os.O_NONBLOCK)
+    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    try:
+        while select.select((), (descriptor,), (), 0)[1]:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        os.close(descriptor)
+
+
+# More than a pipe holds, less than may wait behind it: reading ends while printing hangs.
+BLOCKING_LINES = [b"%099d" % number for number in range(30_000)]
+
+
+def topic_that_blocks(node: Node, name: str) -> str:
+    if name not in node.server.topics:
+        given = b"".join(line + b"\n" for line in BLOCKING_LINES)
+        assert node.call("produce", node.topic(name), "--batch-records", "500", given=given)[0] == 0
+    return name
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("words", [(), ("--follow",)])
+def test_a_stop_does_not_wait_for_a_reader_that_reads_nothing(
+    node: Node, words: Sequence[str], number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = topic_that_blocks(node, "blocked")
+    settings = "import logd.cli.consume as c; c.STOP_SECONDS_MAX = c.STOP_NOTE_SECONDS = 0.05; "
+    monkeypatch.setattr(node, "program", settings + node.program)
+    consume = node.start("consume", topic, "--output", "json", "--format", "lines", *words)
+    wait_full(consume)
+    consume.send_signal(number)
+    assert consume.wait(WAIT_SECONDS_MAX) == code
+    out, err = consume.communicate()
+    summary, error = (json.loads(line) for line in err.splitlines()[-2:])
+    assert error["error"]["code"] in ("Interrupted", "Terminated")
+    # What is counted is what is in the pipe, to the byte; the place to go on is behind the last whole batch of it.
+    assert summary["bytes"] == len(out)
+    assert summary["complete"] is False
+    assert out == b"".join(line + b"\n" for line in BLOCKING_LINES)[: len(out)]
+    next_offset = summary["partitions"][0]["next_offset"]
+    assert next_offset == summary["records"]
+    assert len(out) // 100 - 500 < next_offset <= len(out) // 100
+
+
+def test_a_second_ctrl_c_gives_up_a_reader_that_reads_nothing(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = topic_that_blocks(node, "blocked")
+    monkeypatch.setattr(node, "program", "import logd.cli.consume as c; c.STOP_NOTE_SECONDS = 0; " + node.program)
+    consume = node.start("consume", topic, "--follow")
+    wait_full(consume)
+    consume.send_signal(signal.SIGINT)
+    assert read_line(consume.stderr, lambda line: "Ctrl-C again gives it up" in line)
+    consume.send_signal(signal.SIGINT)
+    assert consume.wait(WAIT_SECONDS_MAX) == 130
+    err = consume.communicate()[1].decode().splitlines()
+    assert err[0].startswith("consumed ")
+    assert err[1].startswith("  partition 0: next offset ")
+    assert err[2].startswith("  the output did not take ")
+    assert err[3:] == ["logctl: interrupted"]
+
+
+def test_a_reader_that_takes_its_time_gets_everything(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = topic_that_blocks(node, "blocked")
+    monkeypatch.setattr(node, "program", "import logd.cli.consume as c; c.STOP_SECONDS_MAX = 0; " + node.program)
+    consume = node.start("consume", topic, "--quiet")
+    wait_full(consume)
+    out, err = consume.communicate(timeout=WAIT_SECONDS_MAX)
+    assert (consume.returncode, err) == (0, b"")
+    assert out.splitlines() == BLOCKING_LINES
 
 
 def test_a_reader_that_goes_away_is_no_reason_for_words(node: Node) -> None:
