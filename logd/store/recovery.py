@@ -2,8 +2,8 @@
 
 For: `Store.open`. Must not know: what a promise means. The one idea: reading decides, and only then is anything
 written. `replay` turns the journal's files into one `Replayed` for each group; `restore` makes a group's segments say
-what that says. Neither writes a journal file, and everything that `restore` writes it would write again: it can be cut
-anywhere and repeated.
+what that says. Neither changes a journal file (`make_last_round_durable` writes what it has read, where it has read
+it), and everything that is written would be written again: all of it can be cut anywhere and repeated.
 
 The six points of `docs/storage-format.md` ("Recovery") are marked R1 to R6 where they are carried out.
 """
