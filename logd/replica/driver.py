@@ -58,6 +58,8 @@ from wire.record import (
     BatchHeader,
     ControlKind,
     StampedBatch,
+    check_alone,
+    check_in_place,
     control_batch,
     decode_header,
     decode_records,
@@ -463,9 +465,10 @@ class Driver:
         replica = self._replicas.get(waiting.group)
         if replica is None or replica.raft.role is not Role.LEADER or replica.raft.term != message.term:
             return
-        entries = [entry_of_stamped(batch) for batch in batches or ()]
+        # What came from a disk may be damaged: a peer would refuse it, and with it all groups' messages of that frame.
+        entries = [entry_of_stamped(batch) for batch in _whole(batches or ())]
         previous = entries.pop(0) if waiting.has_previous and entries else None
-        if not entries:
+        if not entries or not _follows(entries[0], message, previous):
             return
         if previous is not None:
             message = message._replace(log_term=previous.term, chain=previous.chain)
@@ -635,7 +638,7 @@ class Driver:
             frame = PeerFrame(self.options.feature_level, beats.get(peer))
             size_bytes = 0
             for group, message in outbox.get(peer, ()):
-                message_bytes = sum(entry.data.batch_bytes for entry in message.entries)
+                message_bytes = _size_bytes(message)
                 if size_bytes and size_bytes + message_bytes > self.options.frame_bytes_max:
                     frames.append((peer, encode_frame(frame)))
                     frame, size_bytes = PeerFrame(self.options.feature_level), 0
@@ -705,6 +708,36 @@ class Driver:
 
     def groups(self) -> Sequence[int]:
         return tuple(self._replicas)
+
+
+def _size_bytes(message: Message) -> int:
+    """About what a message takes of a frame: what may be large in it."""
+    if message.snapshot is not None:
+        start: Start = message.snapshot.data
+        return len(start.producers) + len(start.state)
+    return sum(entry.data.batch_bytes for entry in message.entries)
+
+
+def _whole(batches: Sequence[StampedBatch]) -> list[StampedBatch]:
+    """The first of these, as far as each is whole and follows the one before it."""
+    whole: list[StampedBatch] = []
+    for batch in batches:
+        try:
+            header = check_alone(batch.to_bytes())
+            if whole:
+                check_in_place(header, whole[-1].header)
+        except CorruptBatch:
+            break
+        whole.append(batch)
+    return whole
+
+
+def _follows(entry: Entry, message: Message, previous: Entry | None) -> bool:
+    """Whether an entry is the one that a message to a follower goes on with."""
+    chain = message.chain if previous is None else previous.chain
+    if previous is not None and previous.index != message.index:
+        return False
+    return entry.index == message.index + 1 and (not chain or entry.data.header.previous_chain == chain)
 
 
 def apply_batch(meta: MetaState, header: BatchHeader, batch: bytes | memoryview) -> Outcome:
