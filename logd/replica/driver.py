@@ -20,6 +20,7 @@ from logd.raft.group import Chance, Group
 from logd.raft.types import (
     NOBODY,
     ConfigurationChange,
+    Entry,
     Message,
     MessageType,
     ProposalDropped,
