@@ -8,7 +8,20 @@ from logd.store.format import HardState, LogEnd
 from logd.store.log import Log
 from logd.store.round import Append, RoundEntry, SetHardState
 from logd.store.store import Store
-from tests.store.support import KIB, NODE, SMALL, add_group, append, commit, do, end_of, make_batch, open_store, stored
+from tests.store.support import (
+    KIB,
+    NODE,
+    SMALL,
+    add_group,
+    append,
+    commit,
+    do,
+    end_of,
+    housekeep,
+    make_batch,
+    open_store,
+    stored,
+)
 from tests.support.fake_files import FakeFileSystem
 from wire.record import StampedBatch
 
@@ -181,4 +194,6 @@ def test_whatever_was_admitted_can_be_written(rounds: list[list[tuple[int, int, 
         commit(store, entries)
         for group, end in ends.items():
             assert store.groups[group].end == end
+        # The journal has a file for the next round.
+        housekeep(store)
         provide(store, room)
