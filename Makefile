@@ -109,6 +109,7 @@ check-long: $(INSTALLED) ## what `make check` leaves out because it takes minute
 .PHONY: seeds
 seeds: $(INSTALLED) ## simulated clusters from SEEDS=200 new seeds, and which marks no run reached (CI runs it)
 	@$(PYTHON_IN_VENV) -m tests.sim --count $(SEEDS) --jobs $(JOBS) --marks $(ARGS)
+	@$(PYTHON_IN_VENV) -m tests.sim.marks --count 16
 
 .PHONY: sim
 sim: $(INSTALLED) ## simulated clusters under faults, new seeds, for SECONDS=600 on JOBS=2; docs/simulation.md tells more

@@ -47,6 +47,7 @@ def accept_term(group: "Group", message: Message) -> bool:
         _answer_the_past(group, message)
         return False
     if message.type in _VOTE_REQUESTS and _believes_in_leader(group) and message.context != CAMPAIGN_TRANSFER:
+        # reachable: a vote request is not heeded as a leader is alive
         # Whoever hears a leader regularly helps nobody to depose it (section 6, "disruptive servers"; thesis 4.2.3).
         return False
     if message.type is MessageType.PRE_VOTE_REQUEST:
@@ -77,6 +78,7 @@ def _answer_the_past(group: "Group", message: Message) -> None:
         # Likewise for a pre-candidate that waits for answers in a term that is over.
         group.send(Message(MessageType.PRE_VOTE_RESPONSE, to=message.sender, term=group.term, reject=True))
     elif message.type is MessageType.STORAGE_APPEND_RESPONSE and message.snapshot is not None:
+        # reachable: a snapshot is stored after the term has moved on
         # Entries of an earlier term may have been replaced since; a snapshot holds only what is committed.
         replication.on_snapshot_stored(group, message.snapshot)
 
@@ -98,6 +100,7 @@ def _maybe_campaign(group: "Group", *, is_pre_vote: bool, context: bytes) -> Non
     if not group.is_promotable:
         return
     if group.log.has_unapplied_change():
+        # reachable: no campaign past a committed, unapplied change
         # This replica may not be a voter any more, or others may count differently: first it learns.
         return
     campaign(group, is_pre_vote=is_pre_vote, context=context)
@@ -131,6 +134,7 @@ def campaign(group: "Group", *, is_pre_vote: bool, context: bytes) -> None:
 def on_vote_request(group: "Group", message: Message) -> None:
     """Give this term's vote, or say whether it would be given (section 5.2, 5.4.1; thesis 9.6)."""
     if group.admission:
+        # reachable: a replica without hard state does not vote
         # Whoever lost its hard state does not know whom it has voted for.
         return
     is_pre_vote = message.type is MessageType.PRE_VOTE_REQUEST

@@ -296,6 +296,7 @@ class Group:
         """
         configuration = change_of(self.configuration, change)
         if change.admission and change.admission == self.admission:
+            # reachable: a replica without hard state is admitted
             # A majority has agreed, after the loss, to what this replica is from now on.
             self.admission = b""
         self._switch(configuration)
@@ -535,4 +536,5 @@ class Group:
         the log of that term's leader, who holds everything that was ever committed (section 5.4.3).
         """
         if self.floor is not None and (self.last.term, self.last.index) >= (self.floor.term, self.floor.index):
+            # reachable: a damaged replica is whole again
             self.floor = None

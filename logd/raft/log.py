@@ -167,6 +167,7 @@ class RaftLog:
             if first_index <= self.handed_out:
                 previous = self.truncated_from
                 self.truncated_from = first_index if previous is None else min(previous, first_index)
+                # reachable: a suffix that was handed out is replaced
                 self.handed_out = first_index - 1
                 self.stable = min(self.stable, first_index - 1)
         self.entries.extend(entries)

@@ -64,6 +64,7 @@ def on_read_index(group: "Group", message: Message) -> None:
     if len(group.reads) >= group.options.read_requests_max:
         raise ProposalDropped("too many reads wait for confirmation")
     if not group.has_committed_in_term:
+        # reachable: a read comes before the leader's first commit
         # It may not know yet what its predecessors have committed (section 8): not even alone, for the commit in the
         # hard state may be older than what was acknowledged before a restart.
         group.reads.early.append(message)

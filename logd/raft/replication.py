@@ -107,12 +107,15 @@ def maybe_send_append(group: "Group", to: str, *, if_empty: bool) -> bool:
         return False
     log = group.log
     if progress.state is ProgressState.REPLICATE and not log.is_in_memory(progress.next_index):
+        # reachable: a follower falls behind the window
         # What comes next left memory: from here on one range at a time, each answered before the next is asked for.
         progress.become_probe()
     previous_index = progress.next_index - 1
     if previous_index < log.snapshot.index:
+        # reachable: a follower needs a snapshot
         return _maybe_send_snapshot(group, to, progress)
     if not log.is_in_memory(progress.next_index):
+        # reachable: a follower is fed a range
         return _send_range(group, to, progress)
     entries: list[Entry] = []
     if progress.next_index <= log.last_index and (
@@ -191,6 +194,7 @@ def _on_refusal(group: "Group", progress: Progress, message: Message) -> None:
     """What was sent does not follow on what stands there: go back to where the logs may meet."""
     next_probe = message.reject_hint
     if message.log_term > 0:
+        # reachable: a refusal with a hint skips a term
         # Skip a whole term a message: above that entry the two logs cannot agree (section 5.3, the optimisation).
         next_probe, _ = group.log.find_conflict_by_term(message.reject_hint, message.log_term)
     if progress.maybe_decrease(message.index, next_probe):
@@ -198,6 +202,7 @@ def _on_refusal(group: "Group", progress: Progress, message: Message) -> None:
             progress.become_probe()
         maybe_send_append(group, message.sender, if_empty=True)
     elif message.is_damaged or message.admission:
+        # reachable: a damaged follower is sent what it lost
         # Its match was lowered just now, or it is asked again for what it lost: there is something to send.
         maybe_send_append(group, message.sender, if_empty=True)
 
@@ -209,6 +214,7 @@ def _on_news(group: "Group", name: str, progress: Progress) -> None:
     elif progress.state is ProgressState.REPLICATE:
         progress.inflights.free_up_to(progress.match_index)
     elif progress.match_index + 1 >= group.log.first_index:
+        # reachable: a follower goes on from the log after a snapshot
         # It can go on from the log, whether by the snapshot or without it.
         progress.become_probe()
         progress.become_replicate()
@@ -223,6 +229,7 @@ def _on_news(group: "Group", name: str, progress: Progress) -> None:
     while maybe_send_append(group, name, if_empty=False):
         pass
     if name == group.transfer_to and progress.match_index == group.log.last_index:
+        # reachable: a transfer goes on when its target has caught up
         election.send_timeout_now(group, name)
 
 
@@ -230,11 +237,13 @@ def _note_condition(progress: Progress, message: Message) -> None:
     """What a member says of itself: how far it knows the commit, and whether it is whole."""
     progress.admission = message.admission
     if message.admission:
+        # reachable: a replica without hard state answers its leader
         # It may have known more, and does not any more.
         progress.acknowledged_commit = message.commit
     else:
         progress.acknowledged_commit = max(progress.acknowledged_commit, message.commit)
     if (message.is_damaged or message.admission) and message.last_index < progress.match_index:
+        # reachable: a damaged follower lowers its match
         # The one thing that lowers a match: it knows, and says, that it does not hold any more what it acknowledged.
         # What is committed stays committed, for the commit never goes back.
         progress.lower_match(message.last_index)
@@ -279,6 +288,7 @@ def on_append(group: "Group", message: Message) -> None:
     election.follow(group, message)
     log = group.log
     if message.index < log.commit:
+        # reachable: an append below the commit
         # Everything up to the commit is known to be the leader's; nothing there is ever replaced.
         _accept(group, message.sender, log.commit)
         return
@@ -315,6 +325,7 @@ def on_heartbeat(group: "Group", message: Message) -> None:
     election.follow(group, message)
     commit = message.commit
     if group.is_damaged or group.admission:
+        # reachable: a damaged follower is told of a commit beyond its log
         # The leader may not know yet what was lost here.
         commit = min(commit, group.log.last_index)
     group.log.commit_to(commit)
@@ -341,6 +352,7 @@ def _restore(group: "Group", snapshot: Snapshot) -> bool:
     if group.node not in snapshot.configuration.members and not group.options.snapshot_is_start:
         return False
     if group.log.matches(snapshot.id):
+        # reachable: a snapshot of what the log holds already
         # The log has it, and more: it only tells how far the commit is.
         group.log.commit_to(snapshot.index)
         return False
@@ -383,6 +395,7 @@ def maybe_leave_joint(group: "Group") -> None:
     """Leave a joint configuration that is in force, without being asked, if it is one to be left so (thesis 4.3)."""
     if group.role is Role.LEADER and group.configuration.auto_leave and group.log.applied >= group.pending_change_index:
         change = Entry(0, 0, EntryKind.CONFIGURATION, change=ConfigurationChange())
+        # reachable: a joint configuration is left by the leader itself
         # Dropped while a transfer is under way: the next leader tries again, or this one when the transfer failed.
         with contextlib.suppress(ProposalDropped):
             group.step(Message(MessageType.PROPOSE, sender=group.node, entries=(change,)))

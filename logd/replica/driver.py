@@ -304,6 +304,7 @@ class Driver:
             return replica.not_leader()
         if self._hangs and replica.raft.role is Role.LEADER:
             # The heartbeats that confirm reads would keep others from leading, as any other would.
+            # reachable: a read while the disk hangs
             return Overloaded("the disk of this node does not answer", {"delay_seconds": 1.0})
         if len(replica.reads) + len(replica.reads_due) >= self.options.raft.read_requests_max:
             return Overloaded("too many reads wait for confirmation", {"delay_seconds": 0.1})

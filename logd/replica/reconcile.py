@@ -49,6 +49,7 @@ def next_change(raft: Group, wanted: frozenset[str] | None, lag_max: int) -> Con
             if name in configuration.voters and len(configuration.voters) == 1:
                 continue
             step = ChangeStep(ChangeKind.ADD_LEARNER, name)
+            # reachable: a replica without hard state is proposed for admission
             return ConfigurationChange((step,), admission=progress.admission)
     if wanted is None:
         return None

@@ -206,6 +206,7 @@ class Replica:
                 del self.snapshots_sent_ticks[name]
             elif self.node.ticks - sent_ticks > self.node.options.raft.election_ticks:
                 del self.snapshots_sent_ticks[name]
+                # reachable: a snapshot that was lost is sent again
                 raft.report_snapshot(name, delivered=False)
 
     # --- Rounds -------------------------------------------------------------------------------------------------------
@@ -222,6 +223,7 @@ class Replica:
                 if admission is Admission.ROUND_FULL:
                     return True
                 if admission is Admission.NO_SPACE:
+                    # reachable: a follower's entries find no space
                     self.awaits_space = True
                     return False
                 entries.append(Append(self.group, item.data))
@@ -283,6 +285,7 @@ class Replica:
                     full = True
                     break
                 if admission is Admission.NO_SPACE:
+                    # reachable: a leader's proposals find no space
                     self.awaits_space = True
                     break
                 size_bytes += batch_bytes
@@ -302,6 +305,7 @@ class Replica:
         if isinstance(verdict, LogdError):
             return Answer(proposal.reply, verdict)
         if verdict is not None:
+            # reachable: a repeated batch is answered with its place
             return self._answer_duplicate(proposal, verdict)
         if proposal.expected_offset is not None and proposal.expected_offset != self.next_offset:
             return Answer(
@@ -388,8 +392,10 @@ class Replica:
         if ready.soft_state is not None:
             self._on_role(ready.soft_state)
         if ready.truncate_from is not None:
+            # reachable: entries give way to those of another leader
             self._truncate(ready.truncate_from)
         if ready.snapshot is not None:
+            # reachable: a start replaces the log
             self._begin_install(ready.snapshot)
         self._save(ready)
         for entry in ready.append:
@@ -430,6 +436,7 @@ class Replica:
                 return
             # A sole voter's log is committed as far as it goes; nothing is gained by writing down how far.
             if not self.raft.is_singleton and commit > self.saved_commit:
+                # reachable: a commit waits to be written down
                 self.unsaved_commit = hard_state
         if self.unsaved_commit is not None and ready.append:
             self.put_hard_state(self.unsaved_commit)
@@ -647,6 +654,7 @@ class Replica:
             return Reconfigured(configuration)
         kind, fields = decode_control(batch.header, batch.to_bytes())
         if kind is ControlKind.RETENTION:
+            # reachable: the group gives up what retention allows
             self.node.effects.append(MoveStart(self.group, fields[0]))
         return None
 

@@ -129,9 +129,11 @@ class Rest:
         for peer, heard in self._heard.items():
             heard.silent_ticks += 1
             if heard.silent_ticks > SILENT_TICKS_MAX:
+                # reachable: a node that rested on another finds it silent
                 woken |= heard.accepted
                 woken.update(group for group, others in self._laid.items() if peer in others)
         if hangs:
+            # reachable: a hanging disk wakes what rests
             woken |= self._laid.keys()
         else:
             self._due |= self._told.keys() | self._heard.keys()
@@ -173,6 +175,7 @@ class Rest:
             woken.update(group for group, others in self._laid.items() if peer in others)
             heard.life, heard.generation, heard.resting, heard.accepted = beat.life, 0, {}, set()
         if not (beat.base <= heard.generation <= beat.generation):
+            # reachable: a beat is overtaken
             return sorted(woken)  # overtaken on the way, or a piece is missing: what follows will do
         # What changed since `base` travels as it is now, so it does not matter how much of it was known.
         resting = dict(heard.resting) if beat.base else {}
@@ -184,6 +187,7 @@ class Rest:
         woken |= heard.accepted - resting.keys()
         for group, place in resting.items():
             if group not in heard.accepted and group not in self._laid and can_rest(peer, group, *place):
+                # reachable: a group rests on its leader's word
                 self._resting_by[group] = peer
                 heard.accepted.add(group)
         return sorted(woken)

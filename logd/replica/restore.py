@@ -162,6 +162,7 @@ class _Recovery:
         for header in log.headers_from(first + 1, last + 1):
             # What the only voter holds is committed, whether it came to say so or not.
             if header.index > commit and not self.decides_alone:
+                # reachable: a log comes back with an uncommitted tail
                 self._read_tail(header.index, last)
                 return
             self._on_committed(header)
@@ -197,6 +198,7 @@ class _Recovery:
         if log.floor is not None and self.decides_alone:
             lost = what_is_lost(log)
         elif log.floor is not None and (log.damage or (end.term, end.index) < (log.floor.term, log.floor.index)):
+            # reachable: a log comes back damaged
             floor = EntryId(log.floor.index, log.floor.term)
         if log.hard_state is not None and self.is_membership_known:
             # The end of a log that was taken from a snapshot may be of a term that no hard state names yet.

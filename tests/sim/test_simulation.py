@@ -5,6 +5,7 @@ and printed in the test's name).
 """
 
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tests.sim.clock import Clock
 from tests.sim.cluster import Options, Result, simulate
 from tests.sim.faults import CLASSES, drawn_classes
 from tests.sim.ledger import BEGIN, END, render, summary
+from tests.sim.marks import marks_in
 from tests.sim.seeds import FOUND
 from tests.sim.shrink import shrink
 
@@ -174,3 +176,21 @@ def test_new_seeds_find_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         sys.stdout.write(f"\n{done.stdout}")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_marked_branch_of_the_production_code_has_a_name_of_its_own() -> None:
+    names = [mark.name for mark in marks_in()]
+
+    assert len(names) > 30
+    assert len(names) == len(set(names))
+
+
+def test_a_marked_branch_that_runs_is_reached_and_another_is_not() -> None:
+    command = [sys.executable, "-m", "tests.sim.marks", "--count", "1", "--from", "1", "--seconds", "5"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not reached: a read while the disk hangs" in done.stdout
+    assert "not reached: a promise waits for nothing" not in done.stdout
+    reached, total = map(int, re.findall(r": (\d+) of (\d+) marked", done.stdout)[0])
+    assert 0 < reached < total
