@@ -2,13 +2,22 @@
 
 from typing import Any
 
-from logd.raft.types import ChangeKind, ChangeStep, ConfigurationChange, Message, MessageType, Role, Transition
+from logd.raft.types import (
+    ChangeKind,
+    ChangeStep,
+    ConfigurationChange,
+    GroupOptions,
+    Message,
+    MessageType,
+    Role,
+    Transition,
+)
 from logd.replica.frames import PeerFrame, decode_frame, encode_frame, entry_of_stamped
-from logd.replica.types import InstallStart, ReadAt
+from logd.replica.types import DriverOptions, InstallStart, ReadAt
 from tests.replica.cluster import GROUP, NAMES, Cluster, Node
 from tests.replica.harness import WALL_MS, batch_of
 from wire.errors import NotLeader
-from wire.record import ControlKind, Stamp, control_batch, stamp
+from wire.record import HEADER_BYTES, ControlKind, Stamp, StampedBatch, control_batch, stamp
 
 
 def led(names: tuple[str, ...] = NAMES, **how: Any) -> tuple[Cluster, Node]:
@@ -306,3 +315,61 @@ def test_what_is_to_be_said_while_the_disk_hangs_does_not_pile_up() -> None:
 
 def waiting_messages(node: Node) -> list[Message]:
     return [message for item in node.driver._replicas[GROUP].unwritten if type(item) is tuple for message in item]
+
+
+def test_the_starts_of_many_groups_are_not_sent_in_one_frame() -> None:
+    """Each holds a table of producers: together they would be more than a frame may have, whenever they are sent."""
+    options = DriverOptions(frame_bytes_max=400)
+    groups = (1, 2, 3, 4, 5, 6)
+    cluster = Cluster(groups=groups, options=options)
+    lagging = cluster["n3"]
+    cluster.isolate("n3")
+    for group in groups:
+        leader = cluster.elect("n1", group)
+        for producer_id in range(1, 12):
+            leader.produce((group, producer_id), batch_of(producer_id=producer_id), group)
+        assert leader.driver.propose_retention(group, 11, 10, cluster.reading)
+    cluster.tick(2)
+    sizes: list[int] = []
+    deliver = cluster.deliver
+
+    def recording(sender: str, to: str, frame: bytes) -> None:
+        sizes.append(len(frame))
+        deliver(sender, to, frame)
+
+    cluster.deliver = recording  # type: ignore[method-assign]  # that is where frames come by
+    cluster.heal()
+    cluster.tick(5)
+    starts = [len(cluster["n1"].disk[group].start.producers) for group in groups]
+    assert sum(starts) > 2 * 400
+    # Two starts at most, and what else there is of a message.
+    assert max(sizes) < 900
+    for group in groups:
+        cluster.check_equal(group)
+    assert lagging.disk[6].start.index == 11
+
+
+# --- Damage -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_damaged_on_the_leaders_disk_is_not_sent_and_holds_up_no_other_group() -> None:
+    options = DriverOptions(raft=GroupOptions(window_bytes_max=2_000, message_bytes_max=500))
+    cluster, leader = led(options=options, groups=(1, 2))
+    cluster.elect("n1", 2)
+    lagging = cluster["n3"]
+    cluster.isolate("n3")
+    for reply in range(60):
+        leader.produce(reply, batch_of())
+    leader.produce("other", batch_of(), 2)
+    log = leader.disk[GROUP]
+    damaged = log.batches[20]
+    payload = bytearray(damaged.payload)
+    payload[-1] ^= 1
+    log.batches[20] = StampedBatch(damaged.header, damaged.to_bytes()[:HEADER_BYTES], memoryview(payload))
+    cluster.heal()
+    cluster.tick(10)
+    assert lagging.driver.high_watermark(2) == 1
+    assert lagging.disk[GROUP].end.index == 20
+    log.batches[20] = damaged
+    cluster.tick(10)
+    cluster.check_equal()
