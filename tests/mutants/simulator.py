@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -48,6 +48,7 @@ class Kill:
     simulated_seconds: float
     """Of the run, until it failed."""
     seeds_tried: int
+    """How many it took when it was found."""
     finding: str
     """The simulator's line about it."""
 
@@ -187,6 +188,8 @@ def run_by_simulator(
             kills.pop(mutant.name, None)
             say(f"{mutant.name:44} survives {len(wanted)} seeds")
         else:
+            if known is not None and known.seed == found.seed:
+                found = replace(found, seeds_tried=known.seeds_tried)
             kills[mutant.name] = found
             say(f"{mutant.name:44} seed {found.seed} after {found.simulated_seconds:.1f} s: {found.finding[:120]}")
         write_kills(kills)

@@ -11,6 +11,7 @@ import pytest
 from tests.mutants.hook import MutantFinder, MutantTooLate, install
 from tests.mutants.mutant import BUGS_COUNT, JOURNAL_RULES_COUNT, ROOT, Edit, Mutant, Source, StaleMutant
 from tests.mutants.runner import Outcome, Report
+from tests.mutants.simulator import read_kills
 from tests.mutants.table import MUTANTS, find_mutant
 
 
@@ -55,6 +56,14 @@ def test_each_bug_has_a_test_of_its_number() -> None:
     for mutant in MUTANTS:
         if mutant.source is Source.BUG:
             assert f"::test_bug_{mutant.number:02d}_" in mutant.tests[0]
+
+
+def test_the_simulator_alone_is_known_to_kill_fifteen_bugs() -> None:
+    kills = read_kills()
+
+    assert set(kills) <= {mutant.name for mutant in MUTANTS}
+    assert len({mutant.number for mutant in MUTANTS if mutant.source is Source.BUG and mutant.name in kills}) >= 15
+    assert all(kill.seeds_tried > 0 and kill.finding for kill in kills.values())
 
 
 def mutant_of(*edits: Edit) -> Mutant:
