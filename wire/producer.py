@@ -552,7 +552,12 @@ class Producer:
 
     def _lane(self, partition: int) -> _Lane:
         if not 0 <= partition < len(self._lanes):
-            raise TopicNotFound(f"topic {self.topic!r} has no partition {partition}")
+            count = len(self._lanes)
+            raise TopicNotFound(
+                f"topic {self.topic} has no partition {partition}, "
+                f"only {count} partition{'' if count == 1 else 's'}, counted from 0",
+                {"topic": self.topic, "partition": partition, "partitions": count},
+            )
         return self._lanes[partition]
 
     def _make_way(self, lane: _Lane, row_bytes: int) -> bool:

@@ -287,8 +287,9 @@ class _Reading:
             return known
         if self._plan.partition not in known:
             raise TopicNotFound(
-                f"topic {self._plan.topic!r} has no partition {self._plan.partition}, only {len(known)} of them",
-                {"topic": self._plan.topic, "partition": self._plan.partition},
+                f"topic {self._plan.topic} has no partition {self._plan.partition}, "
+                f"only {output.count_text(len(known), 'partition')}, counted from 0",
+                {"topic": self._plan.topic, "partition": self._plan.partition, "partitions": len(known)},
             )
         return [self._plan.partition]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from logd.cli.exits import Exit, exit_of
-from wire.errors import Details, LogdError
+from wire.errors import Details, LogdError, TopicNotFound
 
 
 class CommandError(LogdError):
@@ -162,6 +162,11 @@ HINTS: Final = {
 def hint_of(error: LogdError) -> str:
     """What to try next; empty when there is nothing to say."""
     own = error.hint if isinstance(error, CommandError) else ""
+    if isinstance(error, TopicNotFound) and "partition" in error.details:
+        # The topic is there: what is missing is one of its partitions.
+        topic = error.details.get("topic", "TOPIC")
+        adding = f"`logctl topic alter {topic} --partitions N` adds some"
+        own = f"`logctl topic describe {topic}` shows its partitions, {adding}"
     return own or HINTS.get(error.code, "")
 
 

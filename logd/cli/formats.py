@@ -412,7 +412,8 @@ class MsgpackWriter:
 # --- A format of one's own --------------------------------------------------------------------------------------------
 
 _ESCAPES: Final = {"n": b"\n", "t": b"\t", "r": b"\r", "0": b"\0", "\\": b"\\"}
-_TOKEN: Final = re.compile(r"%(?P<field>.?)|\\x(?P<byte>[0-9A-Fa-f]{2})|\\(?P<escape>.?)", re.DOTALL)
+_ESCAPE: Final = re.compile(r"\\x(?P<byte>[0-9A-Fa-f]{2})|\\(?P<escape>.?)", re.DOTALL)
+_TOKEN: Final = re.compile(r"%(?P<field>.?)|" + _ESCAPE.pattern, re.DOTALL)
 
 
 def _header_pairs(record: Record) -> bytes:
@@ -466,11 +467,23 @@ def compile_format(text: str, topic: str) -> Writer:
         elif match["escape"] == "c":
             ends_line = False
         else:
-            parts.append(_escape_part(match["escape"]))
+            parts.append(_escape_part(match["escape"], " and, at the end, \\c"))
     if not ends_line and position != len(text):
         raise ValueError("\\c stands at the end of a format")
     parts.append(text[position:].encode(errors="surrogateescape") + (b"\n" if ends_line else b""))
     return _record_writer(_merged(parts))
+
+
+def unescape(text: str) -> bytes:
+    """The bytes of a text in which escapes (`_ESCAPES`, and xHH) may stand. Raises ValueError: what is wrong."""
+    parts: list[bytes] = []
+    position = 0
+    for match in _ESCAPE.finditer(text):
+        parts.append(text[position : match.start()].encode(errors="surrogateescape"))
+        position = match.end()
+        parts.append(bytes.fromhex(match["byte"]) if match["byte"] is not None else _escape_part(match["escape"]))
+    parts.append(text[position:].encode(errors="surrogateescape"))
+    return b"".join(parts)
 
 
 def _field_part(letter: str, topic: str) -> bytes | Callable[[Record], bytes]:
@@ -484,9 +497,9 @@ def _field_part(letter: str, topic: str) -> bytes | Callable[[Record], bytes]:
     return FIELDS[letter][1]
 
 
-def _escape_part(letter: str) -> bytes:
+def _escape_part(letter: str, others: str = "") -> bytes:
     if letter not in _ESCAPES:
-        raise ValueError(f"\\{letter} is unknown; there are \\n \\t \\r \\0 \\\\ \\xHH and, at the end, \\c")
+        raise ValueError(f"\\{letter} is unknown; there are \\n \\t \\r \\0 \\\\ \\xHH{others}")
     return _ESCAPES[letter]
 
 

@@ -17,6 +17,8 @@ from logd.cli.values import duration
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# No round trip is shorter: it can only be a mistake, and 0 is no way to write "without limit".
+TIMEOUT_SECONDS_MIN: Final = 0.001
 # A wait longer than this is a wait for somebody to notice.
 TIMEOUT_SECONDS_MAX: Final = 3_600.0
 # Ten slow round trips with their handshakes; an idle node answers within a hundredth of it.
@@ -104,7 +106,7 @@ def connection_options(function: Function) -> Function:
             "--timeout",
             "timeout_seconds",
             "Time for connecting, and for each answer that should come at once  [default: 10s].",
-            type=duration(TIMEOUT_SECONDS_MAX),
+            type=duration(TIMEOUT_SECONDS_MAX, minimum=TIMEOUT_SECONDS_MIN),
             default=TIMEOUT_SECONDS_DEFAULT,
             metavar="DURATION",
         ),

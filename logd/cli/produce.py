@@ -18,7 +18,7 @@ from logd.cli import output
 from logd.cli.connection import answered, connected, run_async
 from logd.cli.errors import InvalidInput
 from logd.cli.files import check_readable, chunks, opened
-from logd.cli.formats import FORMATS, Given, cutter
+from logd.cli.formats import FORMATS, Given, cutter, unescape
 from logd.cli.options import connection_options, output_options
 from logd.cli.topics import complete_topics
 from logd.cli.values import PAIR, duration, size, whole_number
@@ -161,7 +161,10 @@ class Outcome:
 @click.option("--value", multiple=True, help="A record's value, instead of an input; may be repeated.", metavar="TEXT")
 @click.option("--key", metavar="TEXT", help="Key of every record that has none of its own.")
 @click.option(
-    "--key-separator", metavar="TEXT", help="With `lines`: what stands before its first occurrence is the key."
+    "--key-separator",
+    metavar="TEXT",
+    help="With `lines`: what stands before its first occurrence is the key; \\t, \\0 and \\xHH work. A line without it "
+    "ends the command with 9; those before it were produced.",
 )
 @click.option(
     "--headers", type=PAIR, multiple=True, metavar="NAME=VALUE", help="A header of every record; may be repeated."
@@ -258,8 +261,8 @@ def command(  # one parameter per option
     """  # noqa: D301  # click reads the backspace as "keep these lines"
     if value and files:
         raise click.UsageError("give either files or --value, not both")
-    if key_separator is not None and (format_ != "lines" or value or key is not None or not key_separator):
-        raise click.UsageError("--key-separator takes a text, goes with --format lines, and without --key and --value")
+    if key_separator is not None and (format_ != "lines" or value or key is not None):
+        raise click.UsageError("--key-separator goes with --format lines, and without --key and --value")
     if record_bytes is not None and format_ != "raw":
         raise click.UsageError("--record-bytes goes with --format raw")
     paths = () if value else tuple(files) or ("-",)
@@ -270,7 +273,7 @@ def command(  # one parameter per option
         values=[os.fsencode(each) for each in value],
         format=format_,
         key=None if key is None else os.fsencode(key),
-        key_separator=None if key_separator is None else os.fsencode(key_separator),
+        key_separator=None if key_separator is None else _separator(key_separator),
         headers={name: os.fsencode(text) for name, text in headers} or None,
         partition=partition,
         record_bytes=record_bytes,
@@ -285,6 +288,17 @@ def command(  # one parameter per option
     if paths == ("-",) and output.is_terminal(sys.stdin):
         out.note("reading records from the terminal; Ctrl-D ends the input")
     run_async(_run, plan, out)
+
+
+def _separator(text: str) -> bytes:
+    """What separates key and value, with its escapes replaced. Raises BadParameter."""
+    try:
+        separator = unescape(text)
+        if not separator or b"\n" in separator:
+            raise ValueError(f"{text!r}: expected a text that can stand in a line, like = or \\t")
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'--key-separator'") from None
+    return separator
 
 
 async def _run(plan: Plan, out: output.Output) -> None:

@@ -82,7 +82,8 @@ class _SizeType(click.ParamType):  # type: ignore[type-arg]  # generic only from
 class _DurationType(click.ParamType):  # type: ignore[type-arg]  # as above
     name = "duration"
 
-    def __init__(self, maximum: float) -> None:
+    def __init__(self, minimum: float, maximum: float) -> None:
+        self.minimum = minimum
         self.maximum = maximum
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
@@ -92,6 +93,8 @@ class _DurationType(click.ParamType):  # type: ignore[type-arg]  # as above
             seconds = parse_duration(value)
         except ValueError as error:
             self.fail(f"{value!r}: {error}", param, ctx)
+        if seconds < self.minimum:
+            self.fail(f"{value!r} is less than {self.minimum:g} seconds", param, ctx)
         if seconds > self.maximum:
             self.fail(f"{value!r} is more than {self.maximum:g} seconds", param, ctx)
         return seconds
@@ -136,9 +139,9 @@ def whole_number(minimum: int, maximum: int) -> "click.ParamType[int]":
     return _CountType(minimum, maximum)
 
 
-def duration(maximum: float) -> "click.ParamType[float]":
-    """An option's type: a duration in seconds up to the bound."""
-    return _DurationType(maximum)
+def duration(maximum: float, *, minimum: float = 0.0) -> "click.ParamType[float]":
+    """An option's type: a duration in seconds within the bounds."""
+    return _DurationType(minimum, maximum)
 
 
 PAIR: Final = _PairType()

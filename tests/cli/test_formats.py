@@ -19,6 +19,7 @@ from logd.cli.formats import (
     RawCutter,
     compile_format,
     cutter,
+    unescape,
     writer,
 )
 from wire.errors import LogdError, RecordTooLarge
@@ -341,3 +342,27 @@ def test_a_time_beyond_the_calendar_is_printed_as_a_number() -> None:
 def test_an_unknown_format_is_told_with_those_there_are(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         writer(name, "t")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("=", b"="),
+        ("\\t", b"\t"),
+        ("\t", b"\t"),
+        ("\\x1F", b"\x1f"),
+        ("\\\\t", b"\\t"),
+        ("%\\t%v", b"%\t%v"),
+        (" | ", b" | "),
+        ("é", "é".encode()),
+        ("\udcff\\0", b"\xff\0"),
+    ],
+)
+def test_escapes_stand_for_what_a_shell_makes_hard_to_type(text: str, expected: bytes) -> None:
+    assert unescape(text) == expected
+
+
+@pytest.mark.parametrize("text", ["\\q", "\\", "\\c", "\\x1"])
+def test_what_is_no_escape_is_told_with_those_there_are(text: str) -> None:
+    with pytest.raises(ValueError, match=r" is unknown; there are \\n \\t \\r \\0 \\\\ \\xHH$"):
+        unescape(text)

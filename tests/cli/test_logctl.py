@@ -107,6 +107,9 @@ def test_every_command_and_option_explains_itself(path: tuple[str, ...], found: 
         (["produce", "x", "file", "--value", "y"], "either files or --value"),
         (["produce", "x", "--key-separator", ":", "--key", "k"], "--key-separator"),
         (["produce", "x", "--key-separator", ":", "--format", "raw"], "--key-separator"),
+        (["produce", "x", "--key-separator", ""], "expected a text that can stand in a line, like = or \\t"),
+        (["produce", "x", "--key-separator", "\\n"], "expected a text that can stand in a line"),
+        (["produce", "x", "--key-separator", "\\q"], "\\q is unknown"),
         (["produce", "x", "--record-bytes", "5"], "goes with --format raw"),
         (["produce", "x", "--headers", "novalue"], "expected name=value"),
         (["consume", "x", "--from", "middle"], "expected start"),
@@ -117,6 +120,7 @@ def test_every_command_and_option_explains_itself(path: tuple[str, ...], found: 
         (["context", "add", "a/b"], "a name has at most 63"),
         (["completion", "tcsh"], "'tcsh' is not one of"),
         (["ping", "--timeout", "2d"], "more than 3600 seconds"),
+        (["ping", "--timeout", "0"], "'0' is less than 0.001 seconds"),
     ],
 )
 def test_a_wrong_command_line_is_told_and_exits_with_2(

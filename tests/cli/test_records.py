@@ -356,6 +356,25 @@ def test_a_part_of_every_partition(node: Node, words: list[str]) -> None:
     assert sorted(map(int, out.split())) == sorted(wanted * 2)
 
 
+def test_a_key_may_end_with_a_tabulator(node: Node) -> None:
+    topic = node.topic("tabulated")
+    assert node.call("produce", topic, "--key-separator", "\\t", given=b"k\tv\n")[0] == 0
+    assert node.call("consume", topic, "--format", "%k=%v", "--quiet")[1] == b"k=v\n"
+
+
+@pytest.mark.parametrize("words", [("consume",), ("produce", "--value", "x")])
+def test_a_partition_that_is_not_there_is_told_with_what_to_do(node: Node, words: Sequence[str]) -> None:
+    topic = "narrow"
+    if topic not in node.server.topics:
+        node.topic(topic)
+    code, out, err = node.call(words[0], topic, "--partition", "7", *words[1:])
+    assert (code, out) == (3, b"")
+    assert err.splitlines()[-2:] == [
+        "logctl: topic narrow has no partition 7, only 1 partition, counted from 0",
+        "  `logctl topic describe narrow` shows its partitions, `logctl topic alter narrow --partitions N` adds some",
+    ]
+
+
 def test_a_node_that_does_not_answer_is_told(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     topic = node.topic("stalled")
 

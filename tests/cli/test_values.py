@@ -107,6 +107,7 @@ def test_what_is_no_place_is_refused(text: str) -> None:
         (size(1, 1024), "x", "expected a size"),
         (duration(60), "2h", "more than 60 seconds"),
         (duration(60), "x", "expected a duration"),
+        (duration(60, minimum=0.001), "0", "less than 0.001 seconds"),
         (whole_number(1, 9), "10", "expected a number from 1 to 9"),
         (whole_number(1, 9), "-1", "expected a number from 1 to 9"),
         (whole_number(0, 9), "x", "expected a number from 0 to 9"),
