@@ -540,6 +540,9 @@ class Driver:
             entries.append(Remove(group))
         while self._starts and self._starts[0][0].group not in taken and room.admit_entry():
             entry, state = self._starts.popleft()
+            replica = self._replicas.get(entry.group)
+            if replica is not None and entry.start.index <= replica.raft.log.snapshot.index:
+                continue  # one that replaces the log, from a leader, went ahead of it or will
             taken.add(entry.group)
             entries.append(entry)
             if state is not None:

@@ -373,3 +373,29 @@ def test_what_is_damaged_on_the_leaders_disk_is_not_sent_and_holds_up_no_other_g
     log.batches[20] = damaged
     cluster.tick(10)
     cluster.check_equal()
+
+
+def test_a_start_that_retention_moved_does_not_come_after_one_that_replaced_the_log() -> None:
+    cluster, leader = led(groups=(1, 2))
+    cluster.elect("n1", 2)
+    lagging = cluster["n3"]
+    for reply in range(10):
+        for group in (1, 2):
+            leader.produce((group, reply), batch_of(), group)
+    cluster.tick(2)
+    lagging.hangs = True
+    leader.produce("under way", batch_of())
+    for group, index in ((1, 3), (1, 5), (2, 4)):
+        lagging.driver.install(group, lagging.disk[group].start_at(lagging, index), None)
+    cluster.isolate("n3")
+    for reply in range(20):
+        leader.produce(("more", reply), batch_of(), 2)
+    assert leader.driver.propose_retention(2, 20, 19, cluster.reading)
+    cluster.tick(2)
+    cluster.heal()
+    cluster.tick(3)
+    assert lagging.driver.core(2).log.snapshot.index == 20
+    lagging.hangs = False
+    cluster.tick(5)
+    assert (lagging.disk[1].start.index, lagging.disk[2].start.index) == (5, 20)
+    cluster.check_equal(2)
