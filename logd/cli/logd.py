@@ -51,6 +51,9 @@ _COMMON: Final = {
 }
 """The settings that have a flag of their own; all others are reached by `--set`."""
 
+# As many as `listen.connections_max` may be; beyond it a leak should rather be noticed.
+DESCRIPTORS_MAX: Final = 65_536
+
 # What only a listening socket meets.
 _LISTEN_ERRORS: Final = frozenset((errno.EADDRINUSE, errno.EADDRNOTAVAIL))
 
@@ -184,8 +187,32 @@ def _start(config: "Config", *, is_development: bool) -> None:
 
     # The choices were checked with the settings.
     logs.configure(config.log.level, config.log.format)
+    _raise_descriptor_limit()
     directory = _make_certificates(config) if is_development else None
     trio.run(_serve, config, directory)
+
+
+def _raise_descriptor_limit() -> None:
+    """Take the descriptors that the system grants: the usual 1,024 are so few for the sake of programs with `select`."""
+    import resource  # noqa: PLC0415
+
+    from logd.observability import logs  # noqa: PLC0415
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = wanted_descriptors(soft, hard)
+    if wanted == soft:
+        return
+    # Where even this is not allowed, the node serves as many as it may.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        logs.get_logger("node").info("descriptor_limit_raised", before=soft, limit=wanted)
+
+
+def wanted_descriptors(soft: int, hard: int) -> int:
+    """The soft limit of descriptors to have under these two (-1: none): never less than there is."""
+    if soft < 0 or soft >= DESCRIPTORS_MAX:
+        return soft
+    return DESCRIPTORS_MAX if hard < 0 else max(soft, min(hard, DESCRIPTORS_MAX))
 
 
 def _make_certificates(config: "Config") -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from logd import __version__
-from logd.cli.logd import command, translate
+from logd.cli.logd import command, translate, wanted_descriptors
 from logd.cli.runner import run
 from logd.security.ca import ensure_development_certificates
 from logd.security.tls import SecurityError
@@ -95,6 +95,21 @@ def test_problems_are_a_list_for_programs(capsys: pytest.CaptureFixture[str]) ->
 def test_a_missing_file_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, "logd", ["--config", "gone.toml", "--dev"]) == 78
     assert "gone.toml: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted"),
+    [
+        (1024, 4096, 4096),
+        (1024, 1 << 20, 65_536),
+        (1024, -1, 65_536),
+        (1024, 1024, 1024),
+        (1 << 20, 1 << 20, 1 << 20),
+        (-1, -1, -1),
+    ],
+)
+def test_a_node_takes_the_descriptors_that_it_is_granted(soft: int, hard: int, wanted: int) -> None:
+    assert wanted_descriptors(soft, hard) == wanted
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import resource
 import shutil
 import socket
 from collections.abc import Iterator
@@ -80,6 +81,16 @@ def test_two_processes_never_share_a_directory(node: LogdProcess, tmp_path: Path
         second.check_log()
     node.stop()
     node.check_log()
+
+
+def test_a_start_raises_the_limit_of_descriptors_and_says_so_once(tmp_path: Path) -> None:
+    shell = ["bash", "-c", 'ulimit -Sn 256 && ulimit -Hn 2000 && exec "$@"', "bash"]
+    with LogdProcess(tmp_path, SMALL, prefix=shell) as node:
+        node.start()
+        assert resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE) == (2000, 2000)
+        raised = node.events("descriptor_limit_raised")
+        assert [(event["before"], event["limit"]) for event in raised] == [(256, 2000)]
+        node.stop()
 
 
 def test_the_directory_of_another_node_is_refused(node: LogdProcess) -> None:
