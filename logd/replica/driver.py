@@ -239,7 +239,8 @@ class Driver:
     def producers_of(self, group: int) -> tuple[int, bytes] | None:
         """What a replica remembers of its committed batches, encoded, and the index up to which it is true."""
         replica = self._replicas.get(group)
-        if replica is None:
+        if replica is None or replica.raft.log.pending_snapshot is not None:
+            # With a start on its way to the disk, the membership is that of the start already.
             return None
         return replica.raft.applied, encode_checkpoint(replica.producers.encode(), replica.raft.configuration)
 

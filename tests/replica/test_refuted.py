@@ -399,3 +399,24 @@ def test_a_start_that_retention_moved_does_not_come_after_one_that_replaced_the_
     cluster.tick(5)
     assert (lagging.disk[1].start.index, lagging.disk[2].start.index) == (5, 20)
     cluster.check_equal(2)
+
+
+def test_no_checkpoint_is_made_of_a_log_with_the_membership_of_the_start_that_is_to_replace_it() -> None:
+    """It would be believed where the process ends before the start is durable."""
+    cluster, leader = led(("n1", "n2", "n3", "n4"), voters=NAMES)
+    lagging = cluster["n3"]
+    leader.produce("a", batch_of())
+    cluster.tick(2)
+    before = lagging.driver.producers_of(GROUP)
+    assert before is not None
+    cluster.isolate("n3")
+    leader.driver.change_membership(GROUP, change(ChangeKind.ADD_LEARNER, "n4"), "learner")
+    for reply in range(5):
+        leader.produce(reply, batch_of())
+    assert leader.driver.propose_retention(GROUP, 6, 4, cluster.reading)
+    cluster.tick(2)
+    lagging.writes_starts = False
+    cluster.heal()
+    cluster.tick(3)
+    assert lagging.driver.core(GROUP).log.snapshot.index == 6
+    assert lagging.driver.producers_of(GROUP) in (None, before)
