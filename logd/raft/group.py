@@ -86,7 +86,10 @@ class Group:
         self.floor = recovered.floor
         """The last entry that this replica promised and does not hold any more. See `is_damaged`."""
         self.admission = recovered.admission
-        """Not empty: the hard state was lost; this replica counts for nothing until this word is committed."""
+        """Not empty: the hard state was lost; this replica counts for nothing until a committed change carries this
+        word, and a new hard state is durable."""
+        self.is_admitted = False
+        """The word is committed, and `admission` is forgotten once the hard state is durable."""
         self._saved_commit = 0
         self._saved = HardState(0, NOBODY, 0)
         if recovered.hard_state is not None:
@@ -97,6 +100,9 @@ class Group:
             self.log.commit_to(min(commit, self.log.last_index))
             self._saved_commit = commit
             self._saved = recovered.hard_state
+        else:
+            # It was in the term of its last entry at least: a leader of before that must not take entries away.
+            self.term = self.log.last.term
         self.log.commit_to(min(self.log.applied, self.log.last_index))
 
         # --- Of every role
@@ -298,7 +304,8 @@ class Group:
         if change.admission and change.admission == self.admission:
             # reachable: a replica without hard state is admitted
             # A majority has agreed, after the loss, to what this replica is from now on.
-            self.admission = b""
+            # It is not said before the hard state is on disk: until then, a crash makes it a stranger again.
+            self.is_admitted = True
         self._switch(configuration)
         return configuration
 
@@ -337,7 +344,8 @@ class Group:
             or self._told.role is not self.role
             or self._told.leader != self.leader
             or (
-                (saved.term != self.term or saved.vote != self.vote or saved.commit < log.commit) and not self.admission
+                (saved.term != self.term or saved.vote != self.vote or saved.commit < log.commit)
+                and (not self.admission or self.is_admitted)
             )
         )
 
@@ -348,7 +356,7 @@ class Group:
             ready.soft_state = self._told = SoftState(self.leader, self.role)
         hard_state = self.hard_state
         # Whoever lost its hard state must not come back looking as if it had one.
-        if self._saved != hard_state and not self.admission:
+        if self._saved != hard_state and (not self.admission or self.is_admitted):
             ready.must_sync = self._saved[:2] != hard_state[:2]
             ready.hard_state = self._saved = hard_state
         ready.append = log.next_unstable()
@@ -362,6 +370,10 @@ class Group:
         is_disk_asked = bool(ready.append or ready.hard_state or responses)
         if ready.snapshot is not None or (is_disk_asked and log.has_unstable):
             responses.append(self._storage_response(ready.snapshot))
+        if self.is_admitted and ready.hard_state is not None:
+            # Of no term: whatever came between, the hard state is durable then.
+            stored = MessageType.STORAGE_APPEND_RESPONSE
+            responses.append(Message(stored, to=self.node, admission=self.admission))
         includes_unstable = self._applies_unstable
         committed = log.next_committed(includes_unstable=includes_unstable)
         log.accept_unstable()

@@ -370,6 +370,9 @@ def on_stored(group: "Group", message: Message) -> None:
         group.log.stable_to(EntryId(message.index, message.log_term))
     if message.snapshot is not None:
         on_snapshot_stored(group, message.snapshot)
+    if message.admission == group.admission:
+        # Only now is it like any other: a crash will find the hard state.
+        group.admission = b""
 
 
 def on_snapshot_stored(group: "Group", snapshot: Snapshot) -> None:

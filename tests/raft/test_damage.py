@@ -15,7 +15,10 @@ from logd.raft.types import (
     ChangeStep,
     Configuration,
     ConfigurationChange,
+    Entry,
     EntryId,
+    EntryKind,
+    GroupOptions,
     HardState,
     Message,
     MessageType,
@@ -24,7 +27,7 @@ from logd.raft.types import (
     Snapshot,
 )
 from tests.raft.network import Network
-from tests.raft.support import acknowledge, entries, lead, members, replica, settle
+from tests.raft.support import Fixed, acknowledge, entries, lead, members, replica, settle
 
 M = MessageType
 
@@ -344,3 +347,44 @@ def test_a_change_that_cannot_be_made_admits_nobody() -> None:
     with pytest.raises(ValueError, match="removed all voters"):
         group.apply_change(ConfigurationChange((ChangeStep(ChangeKind.REMOVE, "a"),), admission=b"word"))
     assert group.admission == b"word"
+
+
+def test_an_admitted_replica_is_a_stranger_until_its_hard_state_is_durable() -> None:
+    """Else a crash in between leaves a voter that counts for nothing, though its leader relied on it."""
+    recovered = Recovered(configuration=members("abc"), hard_state=None, admission=b"word")
+    group = Group("c", GroupOptions(), recovered, Fixed())
+    change = ConfigurationChange((ChangeStep(ChangeKind.ADD_LEARNER, "c"),), admission=b"word")
+    entry = Entry(1, 1, EntryKind.CONFIGURATION, change=change)
+    group.step(Message(MessageType.APPEND, "c", "a", term=1, entries=(entry,), commit=1))
+    for message in group.take_ready().responses:
+        if message.to == "c":
+            group.step(message)
+    (committed,) = group.take_ready().committed
+    assert committed.change is not None
+
+    group.apply_change(committed.change)
+    ready = group.take_ready()
+
+    assert ready.hard_state is not None
+    assert group.admission == b"word"
+    group.step(Message(MessageType.HEARTBEAT, "c", "a", term=1, commit=1))
+    (answer,) = group.take_ready().messages
+    assert answer.admission == b"word"
+
+    for message in ready.responses:
+        group.step(message)
+
+    assert group.admission == b""
+    group.step(Message(MessageType.HEARTBEAT, "c", "a", term=1, commit=1))
+    (answer,) = group.take_ready().messages
+    assert answer.admission == b""
+
+
+def test_a_replica_without_hard_state_obeys_no_leader_of_before_its_last_entry() -> None:
+    recovered = Recovered(configuration=members("abc"), entries=entries(1, 5), hard_state=None, admission=b"word")
+    group = Group("c", GroupOptions(), recovered, Fixed())
+
+    group.step(Message(MessageType.APPEND, "c", "a", term=3, index=1, log_term=1, entries=entries(3, first_index=2)))
+
+    assert group.last == EntryId(2, 5)
+    assert group.term == 5
