@@ -8,6 +8,7 @@ a record costs no more than its share of decoding one batch.
 import contextlib
 import math
 import operator
+import random
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
@@ -16,7 +17,7 @@ from typing import Final, NamedTuple, Self
 import anyio
 import anyio.lowlevel
 
-from wire.client import Backoff, Client, Session, again
+from wire.client import BACKOFF_SECONDS_MAX, Backoff, Client, Session, again
 from wire.errors import (
     ClientClosed,
     CorruptBatch,
@@ -42,6 +43,9 @@ CREDIT_BYTES_DEFAULT: Final = 8 << 20
 _CREDIT_BYTES_MIN: Final = 64 << 10
 # What a node may take to look at its disk; the reader's error waits for it, so that a second try finds it repaired.
 _REPORT_SECONDS_MAX: Final = 10.0
+# A subscription that lasted so long works, also where there was nothing to deliver. It is the longest pause: whoever
+# ends a subscription again and again is not asked more often for having kept it a while.
+_STEADY_SECONDS: Final = BACKOFF_SECONDS_MAX
 # How long a lost subscription is tried again before its error is raised: longer than any restart or election takes.
 RECOVERY_SECONDS_MAX: Final = 120.0
 
@@ -65,6 +69,7 @@ class _Lane:
     """One partition as a consumer sees it."""
 
     __slots__ = (
+        "backoff",
         "batches",
         "credit_owed",
         "deliveries",
@@ -82,9 +87,10 @@ class _Lane:
         "retry_at",
         "session",
         "subscribe_offset",
+        "subscribed_at",
     )
 
-    def __init__(self, partition: int, offset: int) -> None:
+    def __init__(self, partition: int, offset: int, chance: random.Random) -> None:
         self.partition = partition
         # Invariant: position <= subscribe_offset. The next offset to hand out, and the next to ask a server for: the
         # difference is in `batches` and `deliveries`.
@@ -110,6 +116,10 @@ class _Lane:
         self.failure: LogdError | None = None
         self.failed_since = math.inf
         self.retry_at = 0.0
+        # Begins anew with what shows that the subscription works: a delivery, or that it lasted.
+        self.backoff = Backoff(chance)
+        # When the server took the subscription, by the same clock; infinite while it did not.
+        self.subscribed_at = math.inf
         # Whether it stands in the consumer's line of lanes that have something.
         self.in_line = False
 
@@ -177,7 +187,6 @@ class Consumer:
         self._lapsed: deque[_Lane] = deque()
         # Made when the consumer is entered: there may be no event loop yet.
         self._wake: anyio.Event
-        self._backoff = Backoff(client.chance)
         # What was found and is still to be told.
         self._damage: tuple[_Lane, CorruptBatch] | None = None
         # The batch whose records are handed out one by one, and those that are still to come.
@@ -194,7 +203,7 @@ class Consumer:
         else:
             partitions = range(self._partition, self._partition + 1)
         for partition in partitions:
-            self._lanes[partition] = _Lane(partition, await self._start_offset(partition))
+            self._lanes[partition] = _Lane(partition, await self._start_offset(partition), self._client.chance)
         if not self._lanes:
             raise TopicNotFound(f"topic {self.topic!r} has no partitions")
         self._credit_bytes = max(self._credit_bytes // len(self._lanes), _CREDIT_BYTES_MIN)
@@ -393,6 +402,7 @@ class Consumer:
     def _subscribe(self, lane: _Lane, session: Session) -> None:
         lane.session = session
         lane.credit_owed = 0
+        lane.subscribed_at = math.inf
         message = Subscribe(self.topic, lane.partition, lane.subscribe_offset, self._credit_bytes)
         lane.request_id = session.send(message, lambda outcome: self._on_message(lane, outcome))
 
@@ -401,18 +411,20 @@ class Consumer:
             lane.deliveries.append(outcome)
             lane.subscribe_offset = outcome.next_offset
             lane.high_watermark = outcome.high_watermark
+            self._on_success(lane)
             if not lane.in_line:
                 lane.in_line = True
                 self._line.append(lane)
         elif isinstance(outcome, Subscribed):
             lane.high_watermark = outcome.high_watermark
-            lane.failure = None
-            lane.failed_since = math.inf
-            self._backoff.reset()
+            # No success yet: a node may take every subscription and end every session at once.
+            lane.subscribed_at = anyio.current_time()
             if lane.end_offset is None:
                 lane.end_offset = math.inf if self._follow else outcome.high_watermark
         elif isinstance(outcome, LogdError):
             lane.session = lane.request_id = None
+            if anyio.current_time() - lane.subscribed_at >= _STEADY_SECONDS:
+                self._on_success(lane)
             self._fail(lane, outcome)
             if not lane.is_finished:
                 self._lapsed.append(lane)
@@ -423,11 +435,15 @@ class Consumer:
             lane.session.forget(lane.request_id)
         lane.session = lane.request_id = None
 
+    def _on_success(self, lane: _Lane) -> None:
+        lane.failed_since = math.inf
+        lane.backoff.reset()
+
     def _fail(self, lane: _Lane, failure: LogdError) -> None:
         now = anyio.current_time()
         lane.failure = failure
         lane.failed_since = min(lane.failed_since, now)
-        lane.retry_at = now + self._backoff.next_seconds() if failure.retriable else now
+        lane.retry_at = now + lane.backoff.next_seconds() if failure.retriable else now
 
     async def _mend(self, lane: _Lane) -> None:
         """Subscribe again, or raise what is in the way of it."""

@@ -193,7 +193,7 @@ def _start(config: "Config", *, is_development: bool) -> None:
 
 
 def _raise_descriptor_limit() -> None:
-    """Take the descriptors that the system grants: the usual 1,024 are so few for the sake of programs with `select`."""
+    """Take the descriptors that the system grants: the usual 1,024 are there for programs with `select`."""
     import resource  # noqa: PLC0415
 
     from logd.observability import logs  # noqa: PLC0415

@@ -378,6 +378,8 @@ class _Session:
                 return
             if isinstance(message, Subscribe):
                 await self._subscribe(request_id, message)
+                if isinstance(interference, AfterwardsDrop):
+                    raise Drop
                 return
             answer = self._server.answer(message)
             if isinstance(interference, AfterwardsDrop):

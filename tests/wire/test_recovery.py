@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import anyio.abc
@@ -382,6 +382,88 @@ async def test_a_subscription_that_is_refused_for_now_is_made_later(
     async with wire.Consumer(reference_client, "t", follow=False) as consumer:
         with anyio.fail_after(10):
             assert len([record async for record in consumer]) == 10
+
+
+def end_every_subscription(message: Message) -> Any:
+    return AfterwardsDrop() if isinstance(message, Subscribe) else None
+
+
+class RecordedBackoff(wire.client.Backoff):
+    """Writes down the pauses, which the event loop then keeps."""
+
+    pauses: ClassVar[list[float]] = []
+
+    def next_seconds(self) -> float:
+        self.pauses.append(super().next_seconds())
+        return self.pauses[-1]
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    monkeypatch.setattr(RecordedBackoff, "pauses", [])
+    monkeypatch.setattr(wire.consumer, "Backoff", RecordedBackoff)
+    return RecordedBackoff.pauses
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(10):
+        while not condition():
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_a_node_that_ends_every_session_is_asked_less_and_less_until_it_delivers(
+    reference: ReferenceServer, reference_client: wire.Client, pauses: list[float]
+) -> None:
+    await reference_client.create_topic("t")
+    reference.interfere = end_every_subscription
+    seen: list[int] = []
+
+    async def read_one() -> None:
+        seen.append((await anext(consumer)).offset)
+
+    async with wire.Consumer(reference_client, "t") as consumer:
+        async with anyio.create_task_group() as group:
+            group.start_soon(read_one)
+            await until(lambda: len(pauses) >= 6)
+            # From the third on it is the longest pause, or half of it.
+            assert min(pauses[2:]) >= wire.client.BACKOFF_SECONDS_MAX / 2
+            reference.interfere = lambda _message: None
+            async with wire.Producer(reference_client, "t") as producer:
+                await producer.send(b"first")
+        before = len(pauses)
+        async with anyio.create_task_group() as group:
+            group.start_soon(read_one)
+            await reference.drop_all()
+            await until(lambda: len(pauses) > before)
+            assert pauses[before] <= wire.client.BACKOFF_SECONDS_MIN
+            async with wire.Producer(reference_client, "t") as producer:
+                await producer.send(b"second")
+    assert seen == [0, 1]
+
+
+async def test_a_subscription_that_lasted_is_as_good_as_a_delivery(
+    reference: ReferenceServer, reference_client: wire.Client, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await reference_client.create_topic("t")
+    monkeypatch.setattr(wire.consumer, "_STEADY_SECONDS", 0.0)
+    reference.interfere = end_every_subscription
+    async with wire.Consumer(reference_client, "t") as consumer, anyio.create_task_group() as group:
+        group.start_soon(consumer.next_batch)
+        await until(lambda: len(pauses) >= 6)
+        group.cancel_scope.cancel()
+    # A connection that ends before the subscription is taken is none that lasted.
+    assert min(pauses[1:]) <= wire.client.BACKOFF_SECONDS_MIN
+
+
+async def test_a_node_that_ends_every_session_is_an_error_in_the_end(
+    reference: ReferenceServer, reference_client: wire.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await reference_client.create_topic("t")
+    monkeypatch.setattr(wire.consumer, "RECOVERY_SECONDS_MAX", 0.02)
+    reference.interfere = end_every_subscription
+    async with wire.Consumer(reference_client, "t") as consumer:
+        with anyio.fail_after(10), pytest.raises(ConnectionLost):
+            await anext(consumer)
 
 
 async def test_a_refusal_for_good_is_raised_and_can_be_tried_again(
