@@ -88,6 +88,8 @@ class Group:
         self.admission = recovered.admission
         """Not empty: the hard state was lost; this replica counts for nothing until a committed change carries this
         word, and a new hard state is durable."""
+        self.admitted: dict[str, bytes] = {}
+        """The last word by which each node was admitted: who asks with it again was heard late."""
         self.is_admitted = False
         """The word is committed, and `admission` is forgotten once the hard state is durable."""
         self._saved_commit = 0
@@ -306,6 +308,8 @@ class Group:
             # A majority has agreed, after the loss, to what this replica is from now on.
             # It is not said before the hard state is on disk: until then, a crash makes it a stranger again.
             self.is_admitted = True
+        if change.admission:
+            self.admitted.update((step.node, change.admission) for step in change.steps)
         self._switch(configuration)
         return configuration
 

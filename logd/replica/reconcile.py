@@ -45,7 +45,8 @@ def next_change(raft: Group, wanted: frozenset[str] | None, lag_max: int) -> Con
     if configuration.is_joint or not raft.has_committed_in_term:
         return None
     for name, progress in raft.progress.items():
-        if progress.admission:
+        # One that asks with a word that was applied already has yet to learn of it, or said so before it did.
+        if progress.admission and progress.admission != raft.admitted.get(name):
             if name in configuration.voters and len(configuration.voters) == 1:
                 continue
             step = ChangeStep(ChangeKind.ADD_LEARNER, name)
