@@ -377,7 +377,7 @@ class Driver:
                 self._wake(replica)
         for replica in self._replicas.values():
             raft = replica.raft
-            if replica.reads:
+            if replica.reads or replica.reads_due:
                 replica.give_reads_up()
             if self._rest.is_resting(replica.group):
                 continue

@@ -184,15 +184,23 @@ class Replica:
         return NotLeader(f"this node does not lead group {self.group}: {where}", {"leader": leader})
 
     def give_reads_up(self) -> None:
-        """Whoever asked so long ago is to ask again: the question to the leader, or its answer, was lost."""
+        """Whoever asked so long ago is to ask again: the question to the leader, or its answer, was lost.
+
+        Or the answer came, and nobody tells this replica what it has to apply: it may not even be a member any more.
+        """
         asked_ticks = self.node.ticks - 2 * self.node.options.raft.election_ticks
-        refused: NotLeader | None = None
+        late = [known for known in self.reads_due if known[1].asked_ticks <= asked_ticks]
+        if late:
+            self.reads_due = [known for known in self.reads_due if known[1].asked_ticks > asked_ticks]
+        replies = [read.reply for _, read in late]
         while self.reads:
             context, read = next(iter(self.reads.items()))
             if read.asked_ticks > asked_ticks:
-                return
-            refused = refused or self.not_leader()
-            self.node.answers.append(Answer(self.reads.pop(context).reply, refused))
+                break
+            replies.append(self.reads.pop(context).reply)
+        if replies:
+            refused = self.not_leader()
+            self.node.answers += [Answer(reply, refused) for reply in replies]
 
     def settle_snapshots(self) -> None:
         """Whoever did not take a snapshot for so long is probed, and sent another: it may have been lost.

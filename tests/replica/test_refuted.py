@@ -420,3 +420,18 @@ def test_no_checkpoint_is_made_of_a_log_with_the_membership_of_the_start_that_is
     cluster.tick(3)
     assert lagging.driver.core(GROUP).log.snapshot.index == 6
     assert lagging.driver.producers_of(GROUP) in (None, before)
+
+
+def test_a_read_whose_index_is_never_applied_here_is_given_up_after_a_time() -> None:
+    cluster, leader = led()
+    follower = cluster["n3"]
+    cluster.tick(2)
+    follower.hangs = True
+    leader.produce("a", batch_of())
+    assert follower.driver.read_index(GROUP, "read") is None
+    cluster.settle()
+    cluster.tick(60)
+    assert isinstance(follower.outcome("read"), NotLeader)
+    follower.hangs = False
+    cluster.tick(2)
+    assert len(follower.answers["read"]) == 1
