@@ -57,11 +57,13 @@ def on_propose(group: "Group", message: Message) -> None:
 def why_not(group: "Group", *, is_leaving: bool) -> str:
     """Why a change of membership may not be proposed now; empty if it may (section 6; thesis 4.1 and 4.3).
 
-    A new leader's own first entry counts as a change until it is applied: before that, it does not know whether a
-    predecessor's change is committed, and two changes in flight could make two disjoint majorities.
+    Nothing is changed before a commit in the leader's own term: before that, it does not know whether a predecessor's
+    change is committed, and two changes in flight could make two disjoint majorities (Ongaro, raft-dev, 2015-07-10).
     """
     if group.pending_change_index > group.log.applied:
         return f"an earlier change may not be applied yet: entry {group.pending_change_index}"
+    if group.options.changes_wait_for_own_commit and not group.has_committed_in_term:
+        return "no entry of this leader's own term is committed yet"
     if group.configuration.is_joint and not is_leaving:
         return "the group must leave its joint configuration first"
     if not group.configuration.is_joint and is_leaving:

@@ -353,6 +353,9 @@ class GroupOptions:
     """Whether a follower passes proposals on to its leader. Clients find the leader themselves."""
     checks_changes: bool = True
     """Whether a membership change that Raft does not allow now is refused when proposed (it becomes an empty entry)."""
+    changes_wait_for_own_commit: bool = True
+    """Whether a membership change waits for the first commit of the leader's own term. False, as in etcd: only until
+    everything from before the term is applied, which is enough where a change takes effect when it is applied."""
     steps_down_on_removal: bool = True
     snapshot_is_start: bool = True
     """A snapshot is where the leader's log starts: of a time when the receiver may not have been a member. False: it is

@@ -237,6 +237,11 @@ RAFT: Final[tuple[Mutant, ...]] = (
                 "        self.pending_change_index = self.log.last_index\n",
                 "",
             ),
+            Edit(
+                "logd.raft.replication",
+                "if group.options.changes_wait_for_own_commit and not group.has_committed_in_term:",
+                "if False:",
+            ),
         ),
         (f"{CORE}::test_bug_13_a_new_leader_takes_no_change_before_its_first_commit",),
     ),

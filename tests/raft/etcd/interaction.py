@@ -37,6 +37,7 @@ from tests.raft.stage import APPLY, DELIVER, READY, WRITE, Replica, Stage
 UNLIMITED: Final = 1 << 62
 
 OPTIONS: Final = GroupOptions(
+    changes_wait_for_own_commit=False,
     election_ticks=3,
     message_bytes_max=UNLIMITED,
     committed_bytes_max=UNLIMITED,
