@@ -14,13 +14,14 @@ from random import Random
 from typing import Any, Final
 
 from logd.raft.types import ChangeKind, ChangeStep, ConfigurationChange, Transition
+from logd.store.journal import find_heads, is_begun, journal_numbers
 from tests.sim.chance import chance_of
 from tests.sim.clock import MILLISECOND, SECOND
 from tests.sim.network import Conditions
 from tests.sim.node import DIRECTORY, Life, Machine, World, read_log
 from tests.sim.reachable import reachable
 from tests.sim.workload import Workload
-from tests.support.fake_files import SECTOR_BYTES
+from tests.support.fake_files import SECTOR_BYTES, FakeFileSystem
 from wire.errors import CorruptBatch
 
 CLASSES: Final = (
@@ -403,10 +404,13 @@ class Faults:
         paths = [path for path, size in sizes.items() if size and any(kind in path for kind in kinds)]
         if not paths:
             return None
+        journal_id = machine.life.store.journal_id
         machine.stop()
         machine.power_cut(restarts=False)
         path = paths[chance.randrange(len(paths))]
         size = machine.files.tree(DIRECTORY).get(path)
+        if "/journal/" in path:
+            size = min(size or 0, _detectable_bytes(machine.files, path, journal_id))
         machine.start_later()
         if not size:
             return None
@@ -542,3 +546,22 @@ class Faults:
 
 def _ignore(_: Any) -> None:
     """An operator who does not wait for the answer."""
+
+
+def _detectable_bytes(files: FakeFileSystem, path: str, journal_id: bytes) -> int:
+    """How much of a journal file may be damaged so that recovery can tell: all of it if a later one is begun.
+
+    The last round of all looks torn when it is damaged, and nothing behind it says otherwise: what it promised is lost
+    without a word. No log that ends somewhere can do better, so this is not asked of it.
+    """
+    directory, _, name = path.rpartition("/")
+    for number in reversed(journal_numbers(files.listdir(directory))):
+        later = files.open(f"{directory}/{number:020}", writable=False)
+        try:
+            if number > int(name) and is_begun(later, journal_id, number):
+                return later.size()
+            if number == int(name):
+                return max((head.position for head in find_heads(later, journal_id, number, 0)), default=0)
+        finally:
+            later.close()
+    return 0
