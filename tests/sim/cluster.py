@@ -120,6 +120,7 @@ class Cluster:
         self.world = World(
             self.clock, self.network, self.trace, self.invariants, self.placements, retention_bytes, driver_options
         )
+        self.world.gathers_frames = chance_of(seed, "gather").random() < 0.5
         self.world.wanted = {group: frozenset(place.voters) for group, place in self.placements.items()}
         self.machines = [self._machine(name) for name in names]
         self.world.machines = {machine.name: machine for machine in self.machines}

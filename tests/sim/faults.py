@@ -301,13 +301,14 @@ class Faults:
         self.fired["clock-drift"] = 1
 
     def _jump(self, chance: Random) -> bool:
-        hours = chance.choice((-30 * 24, -1, 1, 12))
+        hours = chance.choice((-24, -1, 1, 12))
         if self._has_far_jumps and chance.random() < 0.3:
-            # A process that starts with such a clock believes it, and forgets producers that it takes for old: what
-            # they send again is then new, if it is their first batch.
-            reachable("a clock that is ahead by more than producers are remembered")
+            # A process that starts with such a clock believes it. Where two clocks are further apart than producers are
+            # remembered, whoever is ahead forgets producers that it takes for old: what they send again is then new, if
+            # it is their first batch.
+            reachable("clocks that are further apart than producers are remembered")
             self.workload.may_forget_producers = self.world.invariants.may_forget_producers = True
-            hours = 400 * 24
+            hours = chance.choice((-30 * 24, 400 * 24))
         self._any(chance).clock_conditions.wall_jump_ms += hours * 3600 * 1000
         return True
 

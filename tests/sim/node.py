@@ -67,6 +67,8 @@ STORE_OPTIONS: Final = StoreOptions(
     allocation_bytes_max=16 * KIB,
 )
 RETRY_SECONDS: Final = 0.25
+# As long as a busy actor's step may take.
+GATHER_US: Final = 2 * MILLISECOND
 READ_BYTES: Final = 64 * KIB
 BATCHES_PER_RANGE_MIN: Final = 2
 RANGE_US_MIN: Final = 100
@@ -123,6 +125,8 @@ class World:
     retention_bytes: int | None = None
     driver_options: DriverOptions = field(default_factory=DriverOptions)
     machines: dict[str, "Machine"] = field(default_factory=dict)
+    gathers_frames: bool = False
+    """Whether a process takes what arrives within a moment before it acts, as a busy one does."""
     wanted: dict[int, frozenset[str]] = field(default_factory=dict)
     """Who should vote in each group, as an operator says."""
 
@@ -353,6 +357,7 @@ class Life:
         self.machine = machine
         self.world = machine.world
         self.is_over = False
+        self._is_gathering = False
         self.disk = Disk(self.world.clock, machine.disk_chance, machine.disk_conditions, self.enter)
         self.store: Store
         self.driver: Driver
@@ -508,6 +513,15 @@ class Life:
             self.machine.trace(f"corrupt frame of {peer}")
             if not self.world.machines[peer].had_damage:
                 raise
+        if not self.world.gathers_frames:
+            self.step()
+        elif not self._is_gathering:
+            self._is_gathering = True
+            self.world.clock.after(GATHER_US, self.enter, self._end_gathering)
+
+    def _end_gathering(self) -> None:
+        reachable("several frames are taken at once")
+        self._is_gathering = False
         self.step()
 
     # --- Rounds -------------------------------------------------------------------------------------------------------
