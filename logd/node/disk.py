@@ -3,7 +3,7 @@
 For: the Raft actor, which hands over rounds and jobs. Must not know: what is in them. The one idea: one writer thread
 runs rounds in order, one housekeeper runs everything that no promise waits for, and both answer by putting a
 completion into a queue and writing to an eventfd; the loop never waits for a disk, and a round never waits for a task
-switch (140 µs against 255 µs through `trio.to_thread`, architecture D11; `bench/disk_round.py` measures it again).
+switch (140 µs against 255 µs through `trio.to_thread` (ADR 6); `bench/disk_round.py` measures it again).
 """
 
 import os

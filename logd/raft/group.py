@@ -182,7 +182,7 @@ class Group:
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether a leader has nothing to tell anybody: every member holds the whole log and knows its commit (D5)."""
+        """Whether a leader has nothing to tell anybody: every member holds the whole log and knows its commit."""
         last = self.log.last_index
         return (
             self.role is Role.LEADER

@@ -92,7 +92,7 @@ class Driver:
         self.clock = clock
         self.meta = meta
         self._chance = chance
-        self._state = NodeState(node, options)
+        self._state = NodeState(node, life, options)
         self._replicas: dict[int, Replica] = {}
         # Groups of the round under way.
         self._in_round: list[Replica] = []
@@ -307,19 +307,9 @@ class Driver:
             # The heartbeats that confirm reads would keep others from leading, as any other would.
             # reachable: a read while the disk hangs
             return Overloaded("the disk of this node does not answer", {"delay_seconds": 1.0})
-        if len(replica.reads) + len(replica.reads_due) >= self.options.raft.read_requests_max:
-            return Overloaded("too many reads wait for confirmation", {"delay_seconds": 0.1})
-        self._state.tokens += 1
-        # A late answer to a question of an earlier life of this node must answer none of this one.
-        context = b"%s/%d/%d" % (self.node.encode(), self._rest.life, self._state.tokens)
-        replica.reads[context] = Read(reply, self._state.ticks)
-        try:
-            replica.raft.read_index(context)
-        except ProposalDropped as error:
-            del replica.reads[context]
-            return Overloaded(error.reason, {"delay_seconds": 0.1})
+        refused = replica.ask(Read(reply, self._state.ticks))
         self._wake(replica)
-        return None
+        return refused
 
     def change_membership(self, group: int, change: ConfigurationChange, reply: Any) -> LogdError | None:
         """Change who votes in a group that this node leads; the answer is Reconfigured, or NotLeader.

@@ -46,7 +46,7 @@ _DAMAGED: Final = 2
 
 @dataclass(slots=True)
 class Beat:
-    """A node's heartbeat to another, for all groups that it leads and that are at rest (D5).
+    """A node's heartbeat to another, for all groups that it leads and that are at rest.
 
     The list of these groups has a number, its generation; only what changed since `base` travels, and all of it if
     `base` is 0.

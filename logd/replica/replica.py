@@ -19,6 +19,7 @@ from logd.raft.types import (
     HardState,
     Message,
     MessageType,
+    ProposalDropped,
     Ready,
     Role,
     Snapshot,
@@ -46,6 +47,7 @@ from wire.errors import (
     NotLeader,
     OffsetMismatch,
     OutcomeUnknown,
+    Overloaded,
 )
 from wire.messages import Produced
 from wire.record import (
@@ -65,6 +67,7 @@ class NodeState:
     """What the replicas of a node share: what they leave behind for the driver, and what it tells them."""
 
     name: str
+    life: int
     options: DriverOptions
     now_ms: int = 0
     """What batches are stamped with, as last read."""
@@ -101,6 +104,8 @@ class Read(NamedTuple):
     reply: Any
     asked_ticks: int
     """When, in ticks of this driver."""
+    refusal: LogdError | None = None
+    """What is answered then instead of where to read."""
 
 
 class Range(NamedTuple):
@@ -298,6 +303,8 @@ class Replica:
                     break
                 size_bytes += batch_bytes
                 entries.append(self._stamped(proposal, index))
+            elif isinstance(answer.outcome, LogdError):
+                self._refuse(answer.reply, answer.outcome)
             elif answer.outcome is not _LATER:
                 self.node.answers.append(answer)
             waiting.popleft()
@@ -670,7 +677,39 @@ class Replica:
         due = [known for known in self.reads_due if known[0] <= self.raft.applied]
         if due:
             self.reads_due = [known for known in self.reads_due if known[0] > self.raft.applied]
-            self.node.answers += [Answer(read.reply, ReadAt(index, self.committed_offset)) for index, read in due]
+            self.node.answers += [
+                Answer(read.reply, read.refusal or ReadAt(index, self.committed_offset)) for index, read in due
+            ]
+
+    def ask(self, read: Read) -> LogdError | None:
+        """Let a majority confirm that this replica leads, or that the one that it asks does. An error: not taken."""
+        node = self.node
+        if len(self.reads) + len(self.reads_due) >= node.options.raft.read_requests_max:
+            return Overloaded("too many reads wait for confirmation", {"delay_seconds": 0.1})
+        node.tokens += 1
+        # A late answer to a question of an earlier life of this node must answer none of this one.
+        context = b"%s/%d/%d" % (node.name.encode(), node.life, node.tokens)
+        self.reads[context] = read
+        try:
+            self.raft.read_index(context)
+        except ProposalDropped as error:
+            del self.reads[context]
+            return Overloaded(error.reason, {"delay_seconds": 0.1})
+        return None
+
+    def _refuse(self, reply: Any, refusal: LogdError) -> None:
+        """What this log says against a proposal is true if this replica leads: which a majority has to confirm.
+
+        A leader that was deposed and does not know it lacks what was written since: it would call a producer unknown,
+        or an offset wrong, and nobody would ask again.
+        """
+        if not self.raft.is_singleton:
+            # reachable: a refusal is confirmed before it is told
+            not_taken = self.ask(Read(reply, self.node.ticks, refusal))
+            if not_taken is None:
+                return
+            refusal = not_taken
+        self.node.answers.append(Answer(reply, refusal))
 
 
 def _still_true(messages: tuple[Message, ...], first_index: int | None) -> tuple[Message, ...]:

@@ -1,4 +1,4 @@
-"""Groups at rest: one heartbeat between two nodes for all groups in which nothing happens (D5).
+"""Groups at rest: one heartbeat between two nodes for all groups in which nothing happens.
 
 For: the driver. Must not know: cores, disks, frames. The one idea: a leader tells each peer which of its groups are at
 rest, as a list with a generation; as long as the peer hears of that generation it need not hear of the groups. Who

@@ -31,7 +31,7 @@ class DriverOptions:
     frame_bytes_max: int = 4 << 20
     """Entries of one frame to a peer: half of what a frame may have, as one message may exceed it by a batch."""
     disk_ticks_max: int = 30
-    """Heartbeats stop when the disk's oldest round is older: 3 s of ticks of 100 ms (D5). A leader whose disk hangs
+    """Heartbeats stop when the disk's oldest round is older: 3 s of ticks of 100 ms. A leader whose disk hangs
     must not keep others from leading."""
     promotion_lag_max: int = 100
     """How many entries a learner may lack to be made a voter: what is committed within an election timeout or so."""

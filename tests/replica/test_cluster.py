@@ -22,7 +22,15 @@ from logd.replica.types import DriverOptions, InstallStart, MoveStart, ReadAt, R
 from logd.store.round import Append, SetHardState, SetStart
 from tests.replica.cluster import GROUP, NAMES, Cluster, Node, members
 from tests.replica.harness import TOPIC_ID, FakeRoom, batch_of, proposal
-from wire.errors import DuplicateSequence, InvalidRequest, NotLeader, OffsetMismatch, OutcomeUnknown, Overloaded
+from wire.errors import (
+    DuplicateSequence,
+    InvalidRequest,
+    NotLeader,
+    OffsetMismatch,
+    OutcomeUnknown,
+    Overloaded,
+    UnknownProducer,
+)
 from wire.types import Acks, Durability
 
 
@@ -1077,3 +1085,29 @@ def test_an_election_leaves_one_leader_whom_all_others_follow() -> None:
     leader = cluster.leader()
     assert others_are(cluster, leader, Role.FOLLOWER)
     assert {node.driver.core(GROUP).leader for node in cluster.nodes.values()} == {leader.name}
+
+
+def test_a_leader_that_was_deposed_and_does_not_know_it_calls_no_producer_unknown() -> None:
+    """It lacks what was written since, and its refusal would be final: it is told only once a majority agrees."""
+    cluster, old = led(NAMES)
+    cluster.isolate(old.name)
+    new = cluster.elect("n2")
+    new.produce("first", batch_of(producer_id=7))
+    cluster.settle()
+    assert new.produced("first").base_offset == 0
+
+    old.produce("second", batch_of(producer_id=7, base_sequence=1))
+    cluster.settle()
+    assert "second" not in old.answers
+    cluster.heal()
+    cluster.tick(3)
+
+    assert isinstance(old.outcome("second"), NotLeader)
+
+
+def test_a_refusal_is_told_once_a_majority_agrees_that_this_node_leads() -> None:
+    cluster, leader = led(NAMES)
+    leader.produce("unknown", batch_of(producer_id=7, base_sequence=3))
+    cluster.settle()
+
+    assert isinstance(leader.outcome("unknown"), UnknownProducer)

@@ -17,7 +17,7 @@ from tests.sim.clock import MILLISECOND, Action, Clock
 Run = Callable[[], None]
 Done = Callable[[OSError | None], None]
 
-# A virtio disk writes and syncs 4 KiB in 0.15 ms when nobody else is there (architecture D11); cloud disks take ten
+# A virtio disk writes and syncs 4 KiB in 0.15 ms when nobody else is there (ADR 6); cloud disks take ten
 # times as long.
 WRITE_US_MIN: Final = 200
 WRITE_US_MAX: Final = 3 * MILLISECOND

@@ -225,7 +225,7 @@ class Faults:
         self.world.network.conditions.reordering = chance.random() * REPEAT_MAX
 
     def _partition(self, chance: Random) -> bool:
-        """Cut the cluster in some way for some time: the shapes of the design's C.2."""
+        """Cut the cluster in some way for some time: one node, halves, a bridge, one way, and so on."""
         names = [machine.name for machine in self.machines]
         chance.shuffle(names)
         shape = chance.choice(("isolate", "halves", "one-way in", "one-way out", "bridge", "link", "one-way link"))

@@ -5,7 +5,7 @@ acknowledged. Must not know: why anything happened. The one idea: because each b
 it, two logs that agree at one place agree below it; so every check compares one place, and costs by change, not by
 state.
 
-The list is that of the design's reliability page, C.13; section numbers are those of the Raft paper.
+Section numbers are those of the Raft paper.
 """
 
 from bisect import bisect_left, bisect_right
