@@ -17,6 +17,8 @@ from logd.raft.types import (
 def what_endangers(raft: Group, configuration: Configuration, lag_max: int) -> str:
     """Why a configuration could not be relied on to decide anything; empty if it can."""
     known = raft.configuration.voters | raft.configuration.voters_outgoing
+    # Check-quorum has just begun to ask anew if not.
+    knows_who_is_there = raft.election_elapsed_ticks > 2 * raft.options.heartbeat_ticks
     for voters in (configuration.voters, configuration.voters_outgoing):
         doubtful = []
         for name in sorted(voters):
@@ -25,6 +27,8 @@ def what_endangers(raft: Group, configuration: Configuration, lag_max: int) -> s
                 doubtful.append(f"{name} is not even a learner")
             elif progress.admission:
                 doubtful.append(f"{name} has to be admitted")
+            elif name != raft.node and not progress.is_recently_active and knows_who_is_there:
+                doubtful.append(f"{name} is not heard")
             elif name not in known and raft.last.index - progress.match_index > lag_max:
                 doubtful.append(f"{name} lacks {raft.last.index - progress.match_index} entries")
         if doubtful and 2 * (len(voters) - len(doubtful)) <= len(voters):

@@ -8,11 +8,12 @@ Damage to what a disk has promised is only done to a minority of each group: no 
 """
 
 import errno
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from random import Random
 from typing import Any, Final
 
+from logd.raft.configuration import InvalidChange, change_of
 from logd.raft.types import ChangeKind, ChangeStep, ConfigurationChange, Transition
 from logd.store.journal import find_heads, is_begun, journal_numbers
 from tests.sim.chance import chance_of
@@ -360,12 +361,32 @@ class Faults:
             if machine.name not in voters:
                 continue
             is_member = True
-            impaired = [name for name in voters if not invariants.is_counting(name, group)]
-            if machine.name not in impaired:
-                impaired.append(machine.name)
-            if len(impaired) > (len(voters) - 1) // 2:
-                return False
+            for names in self._majorities(group):
+                impaired = {name for name in names if not invariants.is_counting(name, group)} | {machine.name}
+                if len(impaired & set(names)) > (len(names) - 1) // 2:
+                    return False
         return is_member
+
+    def _majorities(self, group: int) -> Iterator[frozenset[str]]:
+        """Of whom a majority is needed: now, and once what is in some log, and applied nowhere, is applied."""
+        known = self.world.invariants.groups[group].configuration
+        yield known.voters if known is not None else frozenset(self.world.placements[group].voters)
+        if known is not None and known.voters_outgoing:
+            yield known.voters_outgoing
+        for machine in self.machines:
+            if machine.life is None or not machine.life.driver.knows(group):
+                continue
+            core = machine.life.driver.core(group)
+            configuration = core.configuration
+            for entry in core.log.entries[core.applied - core.log.base.index :]:
+                if entry.change is not None:
+                    try:
+                        configuration = change_of(configuration, entry.change)
+                    except InvalidChange:
+                        break  # of a log that is not the group's
+                    yield configuration.voters
+                    if configuration.voters_outgoing:
+                        yield configuration.voters_outgoing
 
     def _look_for_repairs(self) -> None:
         """Find out which damaged replicas are whole again, so that others may be damaged."""
