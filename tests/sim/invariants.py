@@ -282,7 +282,8 @@ class Invariants:
                 raise Violation(f"{node}, group {group}: damage where none was done: {log.floor} {log.damage}")
             if not is_whole:
                 raise Violation(f"{node}, group {group}: {len(promised)} was promised, recovered is {len(recovered)}")
-            if log.hard_state is None and not replica.is_unadmitted:
+            # A replica whose start was in a round that nobody heard of may be here without one.
+            if log.hard_state is None and not replica.is_unadmitted and replica.hard_state is not None:
                 raise Violation(f"{node}, group {group}: its hard state is lost without damage")
         elif not is_whole and log.floor is None and log.hard_state is not None and replica.hard_state is not None:
             raise Violation(f"{node}, group {group}: it lost what is above {len(recovered)}, and does not know it")

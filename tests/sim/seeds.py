@@ -29,4 +29,10 @@ FOUND: Final = (
     Options(4036),
     Options(6024),
     Options(6054),
+    Options(5021),
+    Options(9101),
+    Options(171130123544045),
+    Options(171130123544120),
+    Options(144438226538410),
+    Options(144438226538457),
 )
