@@ -163,7 +163,8 @@ class Node:
         meta = MetaState.restore(meta_log.start.state if meta_log else b"")
         _check_meta(store, meta_log)
         chance = random.Random()  # noqa: S311  # for election timeouts, which are no secret
-        driver = Driver(config.node.name, options, AppendClock.started(read_clock()), meta, chance)
+        life = 1 + chance.randrange(1 << 48)
+        driver = Driver(config.node.name, options, AppendClock.started(read_clock()), meta, chance, life)
         # Until there are peers, a membership that cannot be read can only be this node's own.
         alone = Configuration(frozenset((config.node.name,)))
         for group, log in store.groups.items():
