@@ -31,7 +31,7 @@ from logd.replica.clock import AppendClock, ClockReading
 from logd.replica.frames import PeerFrame, decode_frame, encode_frame, entry_of_stamped, snapshot_of
 from logd.replica.membership import encode_membership
 from logd.replica.producers import ProducerTable
-from logd.replica.reconcile import next_change, what_endangers
+from logd.replica.reconcile import hand_over, next_change, what_endangers
 from logd.replica.replica import NodeState, Pending, Read, Replica
 from logd.replica.rest import Rest
 from logd.replica.restore import LogState, encode_checkpoint
@@ -450,8 +450,8 @@ class Driver:
         self._state.active[replica.group] = None
         self._rest.rouse(replica.group)
 
-    def on_range(self, token: int, batches: Sequence[StampedBatch] | None) -> None:
-        """The batches of a `ReadRange` were read; None if they could not be."""
+    def on_range(self, token: int, batches: Sequence[StampedBatch] | None, *, is_damaged: bool = False) -> None:
+        """The batches of a `ReadRange` were read; None if they could not be, `is_damaged` if they never can."""
         waiting = self._state.ranges.pop(token)
         message = waiting.message
         del self._state.ranges_of[waiting.group, message.to]
@@ -459,9 +459,15 @@ class Driver:
         if replica is None or replica.raft.role is not Role.LEADER or replica.raft.term != message.term:
             return
         # What came from a disk may be damaged: a peer would refuse it, and with it all groups' messages of that frame.
-        entries = [entry_of_stamped(batch) for batch in _whole(batches or ())]
+        whole = _whole(batches or ())
+        entries = [entry_of_stamped(batch) for batch in whole]
         previous = entries.pop(0) if waiting.has_previous and entries else None
         if not entries or not _follows(entries[0], message, previous):
+            if is_damaged or len(whole) < len(batches or ()):
+                # reachable: a leader that cannot feed a follower hands over
+                # Somebody whose disk is whole can feed the follower, and whoever else needs what is lost here.
+                hand_over(replica.raft)
+                self._wake(replica)
             return
         if previous is not None:
             message = message._replace(log_term=previous.term, chain=previous.chain)

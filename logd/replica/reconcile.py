@@ -89,3 +89,15 @@ def _keeps_up(raft: Group, name: str, lag_max: int) -> bool:
         and progress.match_index > 0
         and raft.last.index - progress.match_index <= lag_max
     )
+
+
+def hand_over(raft: Group) -> None:
+    """Hand leadership to a voter that holds the whole log, if one is heard; by name, so that all choose alike."""
+    last_index = raft.last.index
+    for name in sorted(raft.configuration.voters):
+        progress = raft.progress.get(name)
+        if name == raft.node or progress is None or progress.admission or not progress.is_recently_active:
+            continue
+        if progress.match_index == last_index:
+            raft.transfer_leader(name)
+            return

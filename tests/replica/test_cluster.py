@@ -747,6 +747,22 @@ def test_one_range_is_read_at_a_time_for_a_follower_and_a_failed_read_is_tried_a
     assert lagging.driver.high_watermark(GROUP) == 60
 
 
+def test_a_leader_whose_disk_lost_what_a_follower_needs_hands_over_to_one_that_has_it() -> None:
+    cluster, leader, lagging = behind()
+    leader.reads_ranges = False
+    cluster.heal()
+    cluster.tick(5)
+    (asked,) = leader.ranges
+    leader.ranges.clear()
+    leader.driver.on_range(asked.token, None, is_damaged=True)
+    cluster.tick(20)
+
+    assert not leader.leads()
+    assert not lagging.leads()
+    cluster.check_equal()
+    assert lagging.driver.high_watermark(GROUP) == 60
+
+
 def test_a_range_that_is_read_too_late_is_not_sent() -> None:
     cluster, leader, _ = behind()
     leader.reads_ranges = False

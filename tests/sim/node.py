@@ -748,6 +748,7 @@ class Life:
         def run() -> None:
             batches: list[StampedBatch] = []
             index = effect.first_index
+            is_damaged = False
             try:
                 # A read ends with its segment; two batches are asked for at least.
                 while index < effect.next_index and len(batches) < BATCHES_PER_RANGE_MIN:
@@ -759,10 +760,13 @@ class Life:
                     index = result.next_index
             except OffsetOutOfRange:
                 reachable("a range below the start")
-            except (CorruptBatch, ReadOutdated, OSError):
+            except CorruptBatch:
+                reachable("a range that is damaged")
+                is_damaged = True
+            except (ReadOutdated, OSError):
                 reachable("a range that cannot be read")
             reachable("a range is read")
-            driver.on_range(effect.token, batches or None)
+            driver.on_range(effect.token, batches or None, is_damaged=is_damaged)
             self.step()
 
         delay = RANGE_US_MIN + self.machine.disk_chance.randrange(RANGE_US_MAX - RANGE_US_MIN)
