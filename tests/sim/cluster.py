@@ -238,6 +238,8 @@ class Cluster:
                     return f"group {group} on {life.machine.name} ends at {log.end.index}, committed is {committed}"
                 if replica.raft.commit_index != committed:
                     return f"group {group} on {life.machine.name}: commit {replica.raft.commit_index} of {committed}"
+                if replica.raft.applied != committed:
+                    return f"group {group} on {life.machine.name}: applied {replica.raft.applied} of {committed}"
                 if log.end.chain != truth.committed[-1].chain:
                     raise Violation(f"group {group} on {life.machine.name} ends with another batch than committed")
         return ""
