@@ -54,6 +54,10 @@ _TERMLESS: Final = {MessageType.PROPOSE, MessageType.READ_INDEX}
 """These are passed on to a leader of whatever term."""
 
 
+# What is heard late is of this term, and was sent by one of the lives that were lost in it: there are not so many.
+ADMISSIONS_REMEMBERED: Final = 64
+
+
 class Chance(Protocol):
     """Where randomness comes from; a `random.Random` is one."""
 
@@ -88,8 +92,8 @@ class Group:
         self.admission = recovered.admission
         """Not empty: the hard state was lost; this replica counts for nothing until a committed change carries this
         word, and a new hard state is durable."""
-        self.admitted: dict[str, bytes] = {}
-        """The last word by which each node was admitted: who asks with it again was heard late."""
+        self.admitted: dict[bytes, None] = {}
+        """The last words by which somebody was admitted: who asks with one of them again was heard late."""
         self.is_admitted = False
         """The word is committed, and `admission` is forgotten once the hard state is durable."""
         self._saved_commit = 0
@@ -309,7 +313,9 @@ class Group:
             # It is not said before the hard state is on disk: until then, a crash makes it a stranger again.
             self.is_admitted = True
         if change.admission:
-            self.admitted.update((step.node, change.admission) for step in change.steps)
+            self.admitted[change.admission] = None
+            if len(self.admitted) > ADMISSIONS_REMEMBERED:
+                del self.admitted[next(iter(self.admitted))]
         self._switch(configuration)
         return configuration
 

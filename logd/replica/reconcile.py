@@ -50,7 +50,7 @@ def next_change(raft: Group, wanted: frozenset[str] | None, lag_max: int) -> Con
         return None
     for name, progress in raft.progress.items():
         # One that asks with a word that was applied already has yet to learn of it, or said so before it did.
-        if progress.admission and progress.admission != raft.admitted.get(name):
+        if progress.admission and progress.admission not in raft.admitted:
             if name in configuration.voters and len(configuration.voters) == 1:
                 continue
             step = ChangeStep(ChangeKind.ADD_LEARNER, name)

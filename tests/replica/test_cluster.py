@@ -18,6 +18,7 @@ from logd.raft.types import (
     Transition,
 )
 from logd.replica.driver import META_BATCHES_PER_SNAPSHOT
+from logd.replica.reconcile import next_change
 from logd.replica.types import DriverOptions, InstallStart, MoveStart, ReadAt, ReadRange, Reconfigured
 from logd.store.round import Append, SetHardState, SetStart
 from tests.replica.cluster import GROUP, NAMES, Cluster, Node, members
@@ -1127,3 +1128,19 @@ def test_a_refusal_is_told_once_a_majority_agrees_that_this_node_leads() -> None
     cluster.settle()
 
     assert isinstance(leader.outcome("unknown"), UnknownProducer)
+
+
+def test_a_word_of_admission_that_is_heard_again_is_not_proposed_again() -> None:
+    """Late answers of lives that were lost, and admitted since, would take a voter from the group for nothing."""
+    _, leader = led(NAMES)
+    core = leader.driver.core(GROUP)
+    core.admitted |= {b"first": None, b"second": None}
+
+    core.progress["n3"].admission = b"first"
+    again = next_change(core, None, 100)
+    core.progress["n3"].admission = b"third"
+    anew = next_change(core, None, 100)
+
+    assert again is None
+    assert anew is not None
+    assert anew.admission == b"third"

@@ -78,6 +78,8 @@ class GroupTruth:
     committed: list[Place] = field(default_factory=list)
     terms: list[int] = field(default_factory=list)
     """The terms of `committed`, which never go down."""
+    committed_in: list[int] = field(default_factory=list)
+    """In which term each was committed, at the latest."""
     base_offsets: list[int] = field(default_factory=list)
     next_offset: int = 0
     acknowledged_next_offset: int = 0
@@ -417,8 +419,9 @@ class Invariants:
         self.elections += 1
         if replica.is_impaired:
             reachable("an impaired replica leads")
-        # What was committed in a later term may be unknown to a leader whose votes arrived late.
-        index = bisect_left(truth.terms, term)
+        # What was committed in a later term may be unknown to a leader whose votes arrived late: also entries of
+        # earlier terms, which a later leader committed with its own.
+        index = bisect_left(truth.committed_in, term)
         if index and (len(replica.log) < index or replica.log[index - 1] != truth.committed[index - 1]):
             raise Violation(
                 f"group {group}: {node} leads term {term} without the committed batch {index} "
@@ -443,6 +446,8 @@ class Invariants:
         self._check_majority(node, group, raft, commit, log[commit - 1])
         for index in range(known + 1, commit + 1):
             self._commit_one(group, truth, log[index - 1])
+            # It was committed in this term or before: who knows of it first need not be who committed it.
+            truth.committed_in.append(max(raft.term, truth.committed_in[-1] if truth.committed_in else 0))
         self.commits += 1
 
     def _check_majority(self, node: str, group: int, raft: Any, commit: int, place: Place) -> None:
