@@ -379,6 +379,10 @@ def on_stored(group: "Group", message: Message) -> None:
 
 def on_snapshot_stored(group: "Group", snapshot: Snapshot) -> None:
     """A snapshot replaced the log on disk; it counts as applied."""
+    pending = group.log.pending_snapshot
+    if pending is not None and pending.index > snapshot.index:
+        # A newer one is on its way, whose configuration is in force already.
+        return
     group.log.stable_snapshot(snapshot.index)
     _applied_to(group, snapshot.index, 0)
 

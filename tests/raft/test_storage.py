@@ -323,3 +323,18 @@ def test_a_snapshot_waits_for_the_disk_before_anything_is_applied() -> None:
     disk_answers(group, ready)
     assert (ready.snapshot, early) == (Snapshot(5, 1, members()), ())
     assert [entry.index for entry in group.take_ready().committed] == [6]
+
+
+def test_a_snapshot_that_a_newer_one_replaced_is_not_applied_when_the_disk_has_it() -> None:
+    group = replica(term=1)
+    group.step(Message(M.SNAPSHOT, "a", "b", 1, snapshot=Snapshot(5, 1, members("ab"))))
+    first = group.take_ready()
+    group.step(Message(M.SNAPSHOT, "a", "b", 1, snapshot=Snapshot(9, 1, members())))
+    second = group.take_ready()
+
+    disk_answers(group, first)
+    between = (group.applied, group.configuration)
+    disk_answers(group, second)
+
+    assert between == (0, members())
+    assert (group.applied, group.configuration) == (9, members())
