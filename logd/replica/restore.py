@@ -111,6 +111,7 @@ class _Recovery:
         self.node = node
         self.producers = producers
         self.apply = apply
+        self.unknown = unknown
         self.tail: list[Entry] = []
         self.incomplete = ""
         self.configuration = decode_membership(log.start.membership)
@@ -125,9 +126,12 @@ class _Recovery:
     def decides_alone(self) -> bool:
         return self.configuration.voters == {self.node} and not self.configuration.is_joint
 
-    def run(self, admission: bytes, on_damage: Callable[[int, int], None] | None) -> LogState:
+    def run(
+        self, admission: bytes, on_damage: Callable[[int, int], None] | None, intact_max: int | None = None
+    ) -> LogState:
         log = self.log
         intact = log.end.index if log.floor is None or self.decides_alone else log.intact_index
+        intact = intact if intact_max is None else min(intact, intact_max)
         commit = log.hard_state.commit if log.hard_state is not None else log.start.index
         first = log.start.index
         if self.apply is None:
@@ -146,7 +150,11 @@ class _Recovery:
                     raise
                 # What was read is intact, and ends here.
                 on_damage(self.end.index + 1, self.end.index + 2)
-                return self._state(admission)
+                if first <= self.end.index:
+                    return self._state(admission)
+                # The checkpoint is of a time after that: what it says of members and producers is not true there.
+                anew = _Recovery(log, self.node, self.producers, self.apply, self.unknown)
+                return anew.run(admission, on_damage, self.end.index)
             self.incomplete = str(error)
             # A sole voter leads over a hole: what is behind it is not remembered, and a retry of it is refused.
             self.committed = self.end = log.end

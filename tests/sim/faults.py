@@ -355,15 +355,17 @@ class Faults:
     def _may_damage(self, machine: Machine) -> bool:
         """Whether what this machine promised may be lost: only on a minority of each group's voters."""
         invariants = self.world.invariants
+        if "membership" in self.classes and any(other.life is None for other in self.machines if other is not machine):
+            # Who is down may hold a change that nobody else knows of, and that it takes a majority of others to end.
+            return False
         is_member = False
         for group in sorted(self.world.placements):
-            voters = invariants.voters(group, self.world.placements[group].voters)
-            if machine.name not in voters:
-                continue
-            is_member = True
             for names in self._majorities(group):
+                if machine.name not in names:
+                    continue
+                is_member = True
                 impaired = {name for name in names if not invariants.is_counting(name, group)} | {machine.name}
-                if len(impaired & set(names)) > (len(names) - 1) // 2:
+                if len(impaired) > (len(names) - 1) // 2:
                     return False
         return is_member
 
@@ -378,6 +380,11 @@ class Faults:
                 continue
             core = machine.life.driver.core(group)
             configuration = core.configuration
+            if self.world.invariants.is_counting(machine.name, group):
+                # It may not have heard that a change is committed, and asks those that it knows.
+                yield configuration.voters
+                if configuration.voters_outgoing:
+                    yield configuration.voters_outgoing
             for entry in core.log.entries[core.applied - core.log.base.index :]:
                 if entry.change is not None:
                     try:
