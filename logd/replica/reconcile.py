@@ -36,6 +36,10 @@ def what_endangers(raft: Group, configuration: Configuration, lag_max: int) -> s
         strangers = sorted(voters - raft.configuration.members)
         if strangers:
             return f"{', '.join(strangers)}: to be a learner comes first"
+        # Who never acknowledged anything may not be there at all, however short the log is.
+        unheard = sorted(name for name in voters - known - {raft.node} if not raft.progress[name].match_index)
+        if unheard:
+            return f"{', '.join(unheard)}: nothing was heard yet"
     return ""
 
 

@@ -1144,3 +1144,17 @@ def test_a_word_of_admission_that_is_heard_again_is_not_proposed_again() -> None
     assert again is None
     assert anew is not None
     assert anew.admission == b"third"
+
+
+def test_a_learner_that_was_never_heard_is_made_no_voter_however_short_the_log_is() -> None:
+    cluster, leader = led(("n1", "n2", "n3", "n4"), voters=NAMES)
+    cluster.isolate("n4")
+    assert leader.driver.change_membership(GROUP, change(ChangeKind.ADD_LEARNER, "n4"), "learn") is None
+    cluster.settle()
+    refused = leader.driver.change_membership(GROUP, change(ChangeKind.ADD_VOTER, "n4"), "vote")
+    cluster.heal()
+    cluster.tick(3)
+    taken = leader.driver.change_membership(GROUP, change(ChangeKind.ADD_VOTER, "n4"), "vote")
+
+    assert isinstance(refused, InvalidRequest)
+    assert taken is None

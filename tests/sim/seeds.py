@@ -41,4 +41,5 @@ FOUND: Final = (
     Options(49057935361837),
     Options(49057935361863),
     Options(49057935362008),
+    Options(49057935361995),
 )
