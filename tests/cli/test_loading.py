@@ -7,6 +7,8 @@ import sys
 import pytest
 
 # Sends the process the signal the moment a module is asked for.
+# Whoever runs the tests in the background has the signal ignored, and so would everybody below.
+LISTENING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 INTERRUPTED_AT = """
 import os, signal, sys
 
@@ -21,7 +23,7 @@ sys.meta_path.insert(0, Interrupt())
 
 
 def interrupted(module: str, program: str, *words: str) -> tuple[int, str, str]:
-    code = INTERRUPTED_AT.replace("MODULE", repr(module)) + program
+    code = LISTENING + INTERRUPTED_AT.replace("MODULE", repr(module)) + program
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
@@ -46,7 +48,7 @@ def test_ctrl_c_is_told_from_the_moment_on_at_which_somebody_can() -> None:
 
 @pytest.mark.parametrize("module", ["logd.cli.logctl", "logd.cli.logd"])
 def test_whoever_only_imports_a_program_keeps_ctrl_c(module: str) -> None:
-    code = f"import signal, {module}; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    code = LISTENING + f"import {module}; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("True\n", "")
 
