@@ -186,12 +186,11 @@ class ProducerTable:
             self._uncommitted.move_to_end(producer_id)
         known.batches.append(_remembered(header))
 
-    def commit(self, header: BatchHeader, commit_index: int = 0) -> None:  # noqa: ARG002  # callers still pass it
+    def commit(self, header: BatchHeader) -> None:
         """Note that a batch is committed, and with it all that was appended before it.
 
         One that was never appended here, as when a start replays what is committed, must follow all that was. Of a
         producer its last five batches are kept; those that the batch's stamp lets expire are forgotten.
-        `commit_index` is not looked at: the batch's own index says it.
         """
         overlay = self._overlay
         if not overlay or overlay[-1].index < header.index:

@@ -630,7 +630,7 @@ class Replica:
             index = header.index
             outcome: Produced | Outcome | Reconfigured | None = None
             self.committed_offset = header.next_offset
-            self.producers.commit(header, index)
+            self.producers.commit(header)
             if header.is_control:
                 outcome = self._on_control(entry, batch)
             elif self.apply_data is not None:

@@ -183,7 +183,7 @@ class _Recovery:
         elif self.apply is not None:
             self.apply(header, _read_whole(self.log, header.index))
         self.producers.append(header)
-        self.producers.commit(header, header.index)
+        self.producers.commit(header)
         self.committed = self.end = _end_of(header)
 
     def _read_tail(self, index: int, last: int) -> None:
@@ -250,7 +250,7 @@ def start_at(log: Log, index: int, producers: ProducerTable) -> Start:
     for header in log.headers_from(first + 1, index + 1):
         end = _end_of(header)
         producers.append(header)
-        producers.commit(header, header.index)
+        producers.commit(header)
         if header.is_control:
             kind, fields = decode_control(header, _read_whole(log, header.index))
             if kind is ControlKind.MEMBERSHIP:

@@ -94,7 +94,7 @@ class DiskLog:
         for batch in self.batches[:count]:
             header = batch.header
             producers.append(header)
-            producers.commit(header, header.index)
+            producers.commit(header)
             committed = LogEnd(header.index, header.term, header.next_offset, header.append_timestamp, header.chain)
             if header.is_control:
                 kind, fields = decode_control(header, batch.to_bytes())

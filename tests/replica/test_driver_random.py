@@ -384,7 +384,7 @@ def fill(table: ProducerTable, headers: list[BatchHeader]) -> None:
     """As the node fills a table at its start."""
     for header in headers:
         table.append(header)
-        table.commit(header, header.index)
+        table.commit(header)
 
 
 TestDriverMachine = DriverMachine.TestCase

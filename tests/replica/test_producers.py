@@ -55,7 +55,7 @@ class Log:
         """So many more batches; or all that is in the log, as one round's completion does."""
         commit_index = len(self.headers) if count is None else min(self.committed + count, len(self.headers))
         for header in self.headers[self.committed : commit_index]:
-            self.table.commit(header, commit_index)
+            self.table.commit(header)
         self.committed = commit_index
 
     def truncate(self, first_index: int) -> None:
@@ -67,7 +67,7 @@ class Log:
         """The table as a start reads it from what is committed."""
         table = ProducerTable(self.table.producers_max, self.table.expiry_ms)
         for header in self.headers[: self.committed]:
-            table.commit(header, header.index)
+            table.commit(header)
         return table
 
 
@@ -358,7 +358,7 @@ def test_a_commit_takes_with_it_what_was_appended_before() -> None:
     log = Log()
     log.append(sent(0, 0))
     last = log.append(sent(7, 0))
-    log.table.commit(last, last.index)
+    log.table.commit(last)
     log.committed = 2
     assert log.table.encode() == log.rebuilt().encode()
     log.table.truncate(1)

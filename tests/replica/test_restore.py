@@ -137,7 +137,7 @@ class Replica:
 def fill(table: ProducerTable, batches: Sequence[StampedBatch]) -> None:
     for batch in batches:
         table.append(batch.header)
-        table.commit(batch.header, batch.header.index)
+        table.commit(batch.header)
 
 
 def remembered(state: LogState) -> bytes:
